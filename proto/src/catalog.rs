@@ -1,7 +1,7 @@
 //! Every event type of a descriptor set, for those who carry payloads without being built for them: the gateway
 //! checks what clients send, the CLI shows what passes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use prost::Message as _;
@@ -84,6 +84,15 @@ impl Catalog {
         let mut catalog = Self::default();
         catalog.add_builtin();
         catalog
+    }
+
+    /// Names of the fields that an app's contract calls sensitive, as contracts and as JSON write them: what rows hold under
+    /// such a name came from there.
+    pub fn sensitive_names(&self) -> BTreeSet<String> {
+        let entries = self.entries.values();
+        entries
+            .flat_map(|entry| entry.sensitive.names(entry.message.parent_pool()))
+            .collect()
     }
 
     /// Adds the types of the platform; they replace others of the same names.

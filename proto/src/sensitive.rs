@@ -31,6 +31,20 @@ impl SensitiveFields {
         )
     }
 
+    /// Names of such fields, as contracts and as JSON write them; without those of the platform's own messages.
+    pub(crate) fn names(&self, pool: &DescriptorPool) -> BTreeSet<String> {
+        let mut names = BTreeSet::new();
+        for full_name in self.0.iter().filter(|name| !name.starts_with("oncue.")) {
+            let parts = full_name.rsplit_once('.');
+            let message = parts.and_then(|(message, _)| pool.get_message_by_name(message));
+            let field = message.and_then(|message| message.get_field_by_name(parts?.1));
+            let spellings =
+                field.map(|field| [field.name().to_owned(), field.json_name().to_owned()]);
+            names.extend(spellings.into_iter().flatten());
+        }
+        names
+    }
+
     /// Fields that one of both calls so.
     pub(crate) fn and(&self, other: &Self) -> Self {
         Self(&self.0 | &other.0)

@@ -2,10 +2,11 @@
 
 import dataclasses
 import os
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
-from oncue import Context, Delayed, reject, row
+from oncue import Context, Delayed, File, reject, row
 from oncue.events import Answered, Unnamed
 
 
@@ -64,6 +65,26 @@ def answer(asked: Any, case: Case, context: Context) -> Any:
         case "unnamed":
             return Unnamed(key=asked.key)
     return None
+
+
+# Words that are about files.
+FILES = ("file", "large", "half", "stat")
+
+
+def parts(text: bytes) -> list[bytes]:
+    third = len(text) // 3
+    return [text[:third], text[third : 2 * third], text[2 * third :]]
+
+
+def half() -> Iterator[bytes]:
+    yield bytes(300_000)
+    raise OSError("told to fail")
+
+
+def found(asked: Any, stored: File, is_whole: bool, is_gone: bool) -> Answered:
+    note = f"{stored.size} bytes {stored.sha256} of {stored.metadata['of']}, "
+    note += "read as stored, " if is_whole else "read otherwise, "
+    return Answered(key=asked.key, note=note + ("the other gone" if is_gone else "the other there"))
 
 
 def write(asked: Any, case: Case) -> None:

@@ -2,18 +2,38 @@
 
 import time
 
-from answers import Aged, Case, Owned, answer, write
-from oncue import Context, Delayed, function
+from answers import FILES, Aged, Case, Owned, answer, found, half, parts, write
+from oncue import Context, Delayed, Files, function
 from oncue.events import Answered, Asked
 
 
-@function("conform", changes=["sums", "members"])
+@function("conform", changes=["sums", "members"], files="write")
 def conform(asked: Asked, case: Case, context: Context) -> list[Answered | Delayed[Answered]]:
+    if asked.what in FILES:
+        return of_files(asked, context.files)
     if asked.what == "stall":
         write(asked, case)
     if asked.what in ("slow", "stall"):
         time.sleep(60)
     return answer(asked, case, context)
+
+
+def of_files(asked: Asked, files: Files) -> list[Answered]:
+    name, text = f"{asked.key}/file", asked.text.encode()
+    if asked.what == "large":
+        files.read(name, 1000)
+    if asked.what == "half":
+        files.put(f"{asked.key}/half", half())
+    if asked.what == "stat":
+        file = files.stat(f"{asked.key}/half")
+        return [Answered(key=asked.key, note="there" if file else "absent")]
+    stored = files.put(name, parts(text), {"of": "conform"})
+    read = files.read(name, len(text))
+    opened = b"".join(files.open(name) or [])
+    files.put(f"{name}-2", text)
+    files.delete(f"{name}-2")
+    is_whole = read == opened == text and files.stat(name) == stored
+    return [found(asked, stored, is_whole, files.stat(f"{name}-2") is None)]
 
 
 @function("owned", key="owner")

@@ -1,7 +1,7 @@
 /** The conformance functions in TypeScript. */
 
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
-import type { Context, RowOf } from "oncue";
+import type { Context, Files, RowOf } from "oncue";
 import { delayed, func, maybe, reject, row } from "oncue";
 
 import type { Answered, Asked } from "../gen/conform_pb.js";
@@ -19,7 +19,8 @@ const cases = row("cases", {
 
 const changes = ["members", "sums"];
 
-func("conform", { on: AskedSchema, row: cases, emits: AnsweredSchema, changes }, async (asked, row, context) => {
+func("conform", { on: AskedSchema, row: cases, emits: AnsweredSchema, changes, files: "write" }, async (asked, row, context) => {
+  if (["file", "large", "half", "stat"].includes(asked.what)) return ofFiles(asked, context.files);
   if (asked.what === "stall") write(asked, row);
   if (asked.what === "slow" || asked.what === "stall") await new Promise((done) => setTimeout(done, 60_000));
   return answer(asked, row, context);
@@ -60,6 +61,35 @@ function answer(asked: Asked, row: RowOf<typeof cases>, context: Context) {
     default:
       return;
   }
+}
+
+async function ofFiles(asked: Asked, files: Files) {
+  const { key } = asked;
+  const name = `${key}/file`;
+  const text = Buffer.from(asked.text);
+  const third = text.length / 3;
+  if (asked.what === "large") await files.read(name, 1000);
+  if (asked.what === "half") await files.put(`${key}/half`, half());
+  if (asked.what === "stat") {
+    return create(AnsweredSchema, { key, note: (await files.stat(`${key}/half`)) ? "there" : "absent" });
+  }
+  const parts = [text.subarray(0, third), text.subarray(third, 2 * third), text.subarray(2 * third)];
+  const stored = await files.put(name, parts, { of: "conform" });
+  const read = await files.read(name, text.length);
+  const opened: Uint8Array[] = [];
+  for await (const part of (await files.open(name)) ?? []) opened.push(part);
+  await files.put(`${name}-2`, text);
+  await files.delete(`${name}-2`);
+  const described = await files.stat(name);
+  const isWhole = read?.equals(text) && Buffer.concat(opened).equals(text) && described?.sha256 === stored.sha256;
+  const isGone = (await files.stat(`${name}-2`)) === undefined;
+  const note = `${stored.size} bytes ${stored.sha256} of ${described?.metadata["of"]}, ${isWhole ? "read as stored" : "read otherwise"}, the other ${isGone ? "gone" : "there"}`;
+  return create(AnsweredSchema, { key, note });
+}
+
+function* half(): Generator<Uint8Array> {
+  yield Buffer.alloc(300_000);
+  throw new Error("told to fail");
 }
 
 function write(asked: Asked, row: RowOf<typeof cases>): void {

@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::convert::{self, Description};
 use crate::dispatch::{Dispatcher, Ended, FAREWELL, told_to_stop};
+use crate::files::OpenFiles;
 use crate::frames::{FrameReader, MAX_FRAME, NoFrame, encode};
 use crate::output::{self, LastLine, Owner};
 use crate::process::{LAST_WORDS, Process, end_text};
@@ -198,7 +199,7 @@ pub async fn live(
     let wake = dispatcher.is_up(place);
     let welcome = Content::Welcome(wire::Welcome {
         version: VERSION,
-        features: Vec::new(),
+        features: vec!["files".to_owned()],
         max_frame: MAX_FRAME as u32,
         timeout_ms: dispatcher.timeout.as_millis() as u64,
     });
@@ -211,6 +212,7 @@ pub async fn live(
         reader,
         control,
         progress: Progress::new(),
+        files: OpenFiles::default(),
     };
     tracing::debug!(
         child = child.process.id(),
@@ -310,6 +312,7 @@ struct LivingChild<'s> {
     reader: FrameReader,
     control: mpsc::UnboundedSender<Content>,
     progress: Progress,
+    files: OpenFiles,
 }
 
 impl LivingChild<'_> {
@@ -369,6 +372,7 @@ impl LivingChild<'_> {
             Content::Answer(answer) => {
                 self.progress.moved();
                 for result in answer.results {
+                    self.files.close_of(result.number);
                     self.dispatcher
                         .answered(self.place, result)
                         .map_err(|why| format!("sent {why}"))?;
@@ -391,6 +395,15 @@ impl LivingChild<'_> {
                     child,
                 );
             }
+            Content::FileRequest(request) => {
+                let of_run = self.dispatcher.files(self.place, request.run);
+                let files = self.files.clone();
+                let control = self.control.clone();
+                tokio::spawn(async move {
+                    let reply = files.reply(of_run, request).await;
+                    let _ = control.send(Content::FileReply(reply));
+                });
+            }
             Content::Fatal(fatal) => return Err(format!("gave up: {}", fatal.sentence)),
             Content::Hello(_) => return Err("sent a second Hello".to_owned()),
             // Its end comes next.
@@ -400,6 +413,7 @@ impl LivingChild<'_> {
             | Content::Invoke(_)
             | Content::Cancel(_)
             | Content::Ping(_)
+            | Content::FileReply(_)
             | Content::Drain(_) => return Err("sent a frame that only the host sends".to_owned()),
         }
         Ok(())

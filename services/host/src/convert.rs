@@ -8,6 +8,7 @@ use oncue::foreign::{
     RunPurpose,
 };
 use oncue_core::config::{Limits, Span};
+use oncue_core::model::manifest::FileUse;
 use oncue_core::store::{Change, Op};
 use oncue_proto::{Catalog, Draft, Entry, Format, KeyReader, merge_sets};
 use parking_lot::Mutex;
@@ -91,6 +92,11 @@ impl Description {
             table: manifest.table.clone(),
             row_version: manifest.row_version.max(1),
             changes: manifest.declares.then(|| manifest.changes.clone()),
+            files: match manifest.files() {
+                wire::manifest::FileUse::None => FileUse::None,
+                wire::manifest::FileUse::Read => FileUse::Read,
+                wire::manifest::FileUse::Write => FileUse::Write,
+            },
             limits: self.limits.clone(),
             contract: self.contract.clone(),
             call,

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use oncue::foreign::{ForeignAnswer, ForeignRun, Lost};
+use oncue::foreign::{ForeignAnswer, ForeignFiles, ForeignRun, Lost};
 use oncue_core::config::Protocol;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot, watch};
@@ -70,6 +70,7 @@ struct Waiting {
 /// A run that a child has.
 struct InHand {
     owners: Vec<Owner>,
+    files: ForeignFiles,
     bytes: usize,
     since: Instant,
     /// Time it may take with all that is before it.
@@ -142,6 +143,7 @@ impl State {
             });
             let in_hand = InHand {
                 owners: owners.collect(),
+                files: run.files.clone(),
                 bytes,
                 since: Instant::now(),
                 limit: timeout * slot.events.max(1) as u32,
@@ -282,6 +284,13 @@ impl Dispatcher {
         let in_hand = state.slots[place].in_hand.values();
         let mut late = in_hand.filter(|run| run.since.elapsed() > run.limit);
         late.next().is_some()
+    }
+
+    /// Files of a run that a child has.
+    pub fn files(&self, place: usize, run: u64) -> Option<ForeignFiles> {
+        let state = self.state.lock();
+        let in_hand = state.slots[place].in_hand.get(&run);
+        in_hand.map(|run| run.files.clone())
     }
 
     /// Event of a log line: the one the child names, or the only one it has.

@@ -9,6 +9,7 @@
 //! | `dispatch` | runs on their way to children, and what each has in hand |
 //! | `child` | life of one child: start, frames, deadline, end |
 //! | `process` | its process: sockets, limits, death |
+//! | `files` | files of the app, for handlers that ask for them |
 //! | `convert` | runs and answers between worker and wire |
 //! | `plain` | handlers that know nothing of Oncue: children that speak JSON lines, and services behind HTTP |
 
@@ -17,6 +18,7 @@ mod children;
 mod contract;
 mod convert;
 mod dispatch;
+mod files;
 mod frames;
 mod output;
 mod plain;

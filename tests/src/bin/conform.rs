@@ -3,7 +3,9 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use bytes::Bytes;
 use conform::v1::{Answered, Asked};
+use futures::{StreamExt as _, stream};
 use oncue::{Context, Delayed, Function, Result, State, reject};
 use serde::{Deserialize, Serialize};
 
@@ -78,6 +80,7 @@ async fn conform(asked: Asked, case: &mut Case, context: &Context) -> Result<Out
             context.add("sums", "sum", asked.number)?;
             context.set_add("members", &asked.number.to_string())?;
         }
+        "file" | "large" | "half" | "stat" => return Ok((of_files(&asked, context).await?, None)),
         "undeclared" => context.add("others", "sum", asked.number)?,
         "reject" => return Err(reject("told to reject")),
         "fail" => return Err(std::io::Error::other("told to fail").into()),
@@ -116,6 +119,64 @@ fn echo(asked: Asked) -> Answered {
     }
 }
 
+async fn of_files(asked: &Asked, context: &Context) -> Result<Vec<Answered>> {
+    let files = context.files();
+    let name = format!("{}/file", asked.key);
+    let half = format!("{}/half", asked.key);
+    let text = asked.text.as_bytes();
+    let note = match asked.what.as_str() {
+        "large" => {
+            files.read(&name, 1000).await?;
+            String::new()
+        }
+        "half" => {
+            let failure = std::io::Error::other("told to fail");
+            let parts = [Ok(vec![0; 300_000].into()), Err(failure)];
+            files.put_stream(&half, &[], stream::iter(parts)).await?;
+            String::new()
+        }
+        "stat" if files.stat(&half).await?.is_some() => "there".to_owned(),
+        "stat" => "absent".to_owned(),
+        _ => {
+            let parts: Vec<std::io::Result<Bytes>> = text
+                .chunks(text.len().div_ceil(3))
+                .map(|part| Ok(Bytes::copy_from_slice(part)))
+                .collect();
+            let of = [("of", "conform")];
+            let stored = files.put_stream(&name, &of, stream::iter(parts)).await?;
+            let read = files.read(&name, text.len() as u64).await?;
+            let mut opened = Vec::new();
+            if let Some(mut content) = files.open(&name).await?.map(Box::pin) {
+                while let Some(part) = content.next().await {
+                    opened.extend_from_slice(&part?);
+                }
+            }
+            let other = format!("{name}-2");
+            files.put(&other, &[], text.to_vec()).await?;
+            files.delete(&other).await?;
+            let is_whole = read.as_deref() == Some(text) && opened == text;
+            let is_gone = files.stat(&other).await?.is_none();
+            format!(
+                "{} bytes {} of {}, {}, the other {}",
+                stored.size,
+                stored.sha256(),
+                stored.metadata["of"],
+                if is_whole {
+                    "read as stored"
+                } else {
+                    "read otherwise"
+                },
+                if is_gone { "gone" } else { "there" },
+            )
+        }
+    };
+    Ok(vec![Answered {
+        key: asked.key.clone(),
+        note: Some(note),
+        ..Answered::default()
+    }])
+}
+
 fn write(asked: &Asked, case: &mut Case) {
     case.count += 1;
     case.large = asked.number;
@@ -142,6 +203,10 @@ fn main() -> ExitCode {
             Function::new("owned", owned).keyed_by("owner", |asked: &Asked| asked.owner.clone()),
         ),
         Ok("aged") => oncue::run(Function::new("aged", aged)),
-        _ => oncue::run(Function::new("conform", conform).changes(&["members", "sums"])),
+        _ => oncue::run(
+            Function::new("conform", conform)
+                .changes(&["members", "sums"])
+                .writes_files(),
+        ),
     }
 }

@@ -481,3 +481,64 @@ async fn events_are_printed_as_they_pass() {
         "{out}{err}"
     );
 }
+
+/// What a step has done to its row is shown with the flow, and hides what the contract calls sensitive.
+#[tokio::test]
+async fn rows_are_shown_as_each_step_found_and_left_them() {
+    let config = format!("[flows]\ntrack = \"all\"\n[functions.misbehave]\n{QUICK_REDELIVERY}\n");
+    let cluster = Cluster::new(&config).await;
+    let _worker = cluster.start("misbehave").await;
+    let send = |id: &str, referrer: &str| {
+        let view = json!({ "page": "/rows", "visitor": "ann", "referrer": referrer });
+        let args = ["pub", "web.page.viewed", &view.to_string(), "--id", id];
+        let (code, _, err) = oncue(&cluster, &args);
+        assert_eq!(code, 0, "{err}");
+    };
+    let row = async |id: &str, function: &str, is_there: &dyn Fn(&Value) -> bool| {
+        until("the row is noted", async || {
+            let shown = json_of(&cluster, &["flow", id, "--rows", "--json"]);
+            let rows = shown["rows"].as_array()?;
+            let row = rows.iter().find(|row| row["function"] == function)?;
+            is_there(row).then(|| row.clone())
+        })
+        .await
+    };
+    let applied = |row: &Value| row["after"].is_object();
+    send("e-1", "");
+    let first = row("e-1", "misbehave", &applied).await;
+    assert_eq!(
+        (&first["before"], &first["after"]["count"]),
+        (&json!({}), &json!("1"))
+    );
+    assert_eq!(
+        (&first["event"], &first["events"]),
+        (&json!("e-1"), &json!(1))
+    );
+    send("e-2", "");
+    let second = row("e-2", "misbehave", &applied).await;
+    assert_eq!(
+        (&second["before"]["count"], &second["after"]["count"]),
+        (&json!("1"), &json!("2"))
+    );
+    send("e-3", "fail");
+    let failed = row("e-3", "misbehave", &|row| row["after"].is_null()).await;
+    assert_eq!(failed["before"]["count"], "2", "{failed}");
+
+    let (_, text, _) = oncue(&cluster, &["flow", "e-2", "--rows"]);
+    assert!(text.contains("misbehave e-2\n  count: 1 -> 2\n"), "{text}");
+    let (_, text, _) = oncue(&cluster, &["flow", "e-3", "--rows"]);
+    assert!(text.contains("as the failed run has found it"), "{text}");
+    // No client of the gateway sees them, and the ledger's own name is nobody's flow.
+    let keys = Keys::default();
+    let ledger = cluster.redis_cli(&["HKEYS", &keys.flow("e-2")]);
+    assert!(!ledger.contains("count"), "{ledger}");
+    let noted = cluster.redis_cli(&["HGET", &keys.flow_rows("e-2"), "e-2:misbehave"]);
+    assert!(noted.contains("count"), "{noted}");
+    let left = cluster.redis_cli(&["TTL", &keys.flow_rows("e-2")]);
+    assert!(
+        left.trim().parse::<i64>().is_ok_and(|left| left > 0),
+        "{left}"
+    );
+    let (code, _, _) = oncue(&cluster, &["flow", "count"]);
+    assert_eq!(code, 1);
+}

@@ -831,6 +831,86 @@ async fn a_worker_with_too_few_rights_does_not_begin() {
     fewer.wait_for_line("may not HSET").await;
 }
 
+/// What servers give beyond the rights, and what they lack, is named; `oncue restart` makes it right again.
+#[tokio::test]
+async fn running_servers_are_compared_with_the_rights() {
+    let locked = Locked::start().await;
+    let check = async || locked.oncue_async(&["rights", "--check"]).await;
+    let (code, said) = check().await;
+    assert_eq!(code, Some(0), "{said}");
+    // Operator, console, gateway, four functions, and the public, who has nothing to do in Redis.
+    assert!(said.contains("8 in NATS and 7 in Redis"), "{said}");
+
+    let store = locked.store().await;
+    let changes: [(&str, &[&str]); 3] = [
+        (
+            "app.fn.rank-pages",
+            &["+config", "resetkeys", "~app:d:rank-pages", ">more"],
+        ),
+        ("app.fn.gone", &["on", "~*", "+@all", ">gone"]),
+        ("default", &["on", "nopass"]),
+    ];
+    for (name, rules) in changes {
+        let rules: Vec<String> = rules.iter().map(|rule| (*rule).to_owned()).collect();
+        store.set_user(name, &rules).await.expect("set");
+    }
+    let file = locked.keys.join("nats.conf");
+    let right = std::fs::read_to_string(&file).expect("the accounts");
+    let letters = "\"dlq.app.rank-pages\", ";
+    let user = right
+        .lines()
+        .find(|line| line.contains("nkey") && line.contains(letters))
+        .expect("the user of a function");
+    let other = user.replace(letters, "\"dlq.app.count-views\", ");
+    std::fs::write(&file, right.replace(user, &other)).expect("written");
+    let is_nats = |pid: &u32| {
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm"));
+        name.is_ok_and(|name| name.trim() == "nats-server")
+    };
+    let nats = locked.up.children().into_iter().find(is_nats);
+    let nats = nats.expect("nats-server runs");
+    assert!(send(nats, "HUP"), "nats-server could not be told");
+
+    let expected = [
+        "NATS lets it publish dlq.app.count-views, which nothing declares",
+        "NATS does not let it publish dlq.app.rank-pages",
+        "Redis gives it +config, which nothing declares",
+        "Redis does not give it ~app:{p*}:o:rank-pages:*",
+        "Redis takes another password as well",
+        "Redis has this user, who belongs to nobody of the app",
+        "Redis lets in whoever gives no name",
+    ];
+    until("every difference is named", async || {
+        let (code, said) = check().await;
+        let is_said = expected.iter().all(|sentence| said.contains(sentence));
+        (code == Some(1) && is_said).then_some(())
+    })
+    .await;
+    // A key that the server does not know.
+    let key = locked.seed("fn.track-file");
+    let before = std::fs::read_to_string(&key).expect("a seed");
+    let stranger = KeyPair::new_user().seed().expect("a seed");
+    std::fs::write(&key, stranger).expect("written");
+    let (code, said) = check().await;
+    assert_eq!(code, Some(1), "{said}");
+    assert!(
+        said.contains("function track-file\n  differs NATS does not"),
+        "{said}"
+    );
+    std::fs::write(&key, before).expect("written");
+
+    let (code, said) = locked.oncue_async(&["restart"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    store
+        .set_user("default", &["off".to_owned()])
+        .await
+        .expect("set");
+    until("the servers give what is declared", async || {
+        (check().await.0 == Some(0)).then_some(())
+    })
+    .await;
+}
+
 /// All credentials are replaced twice under load, and a worker is killed meanwhile: every event counts once, and what was good
 /// before opens nothing.
 #[tokio::test]

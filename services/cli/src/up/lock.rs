@@ -184,7 +184,15 @@ impl Lock {
     ) -> Result<(), Failure> {
         self.written(rights, former).map_err(|e| unmade(&e))?;
         if self.servers.redis.is_some() {
-            for (role, user) in users::users(rights) {
+            let users = users::users(rights);
+            let gone = store.user_names().await.map_err(Failure::silent)?;
+            let functions = format!("{}.fn.", rights.app);
+            for name in gone.iter().filter(|name| name.starts_with(&functions)) {
+                if users.iter().all(|(_, user)| user.name != *name) {
+                    store.remove_user(name).await.map_err(Failure::silent)?;
+                }
+            }
+            for (role, user) in users {
                 let passwords = self.passwords(role, former).map_err(|e| unmade(&e))?;
                 let set = store
                     .set_user(&user.name, &user.rules_with(&passwords))

@@ -2,6 +2,8 @@
 
 pub mod tree;
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
 
@@ -9,14 +11,17 @@ use oncue_admin::consumers;
 use oncue_admin::flows::{self, Rebuilt, SearchLimits, Searched, Sources};
 use oncue_core::agreement;
 use oncue_core::bus::Bus;
-use oncue_core::model::flow::Flow;
+use oncue_core::model::flow::{Flow, StepRow};
 use oncue_core::store::Store;
 use oncue_proto::event;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::exit::{self, Failure};
 use crate::settings::Settings;
-use crate::terminal::paint::{harmless, progress, remark, say};
+use crate::terminal::paint::{
+    BAD, CHANGED, DIM, NAME, brief, harmless, paint, progress, remark, say,
+};
 use crate::when;
 
 /// Between two looks at a flow that is followed.
@@ -25,6 +30,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 const READ_TIME: Duration = Duration::from_millis(600);
 
 #[derive(clap::Args)]
+#[allow(clippy::struct_excessive_bools)] // each is a flag of its own
 pub struct Args {
     /// Id of the flow or of any of its events.
     #[arg(value_name = "ID")]
@@ -40,6 +46,9 @@ pub struct Args {
     /// second.
     #[arg(long)]
     all: bool,
+    /// Also the row of each step, before its run and after; of a flow with a ledger.
+    #[arg(long, conflicts_with = "follow")]
+    rows: bool,
     /// Print JSON; with --follow, one line for every change.
     #[arg(long)]
     json: bool,
@@ -68,7 +77,12 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
             if args.follow {
                 view.follow(flow).await
             } else {
-                view.show(flow).await
+                let rows = if args.rows {
+                    Some(view.rows(&flow, settings).await?)
+                } else {
+                    None
+                };
+                view.show(flow, rows).await
             }
         }
         (_, redis, bus) => untracked(args, settings, redis.ok(), &bus?).await,
@@ -161,6 +175,59 @@ fn document(flow: &Flow, searched: Option<&Searched>) -> Value {
     })
 }
 
+/// Row of a step.
+#[derive(Serialize)]
+struct StepWithRow {
+    event: String,
+    function: String,
+    #[serde(flatten)]
+    row: StepRow,
+}
+
+impl StepWithRow {
+    /// Heading and a line for each field; those that have changed with both values.
+    fn draw(&self) -> String {
+        let Self {
+            event,
+            function,
+            row,
+        } = self;
+        let mut text = format!(
+            "\n{} {}",
+            paint(NAME, function),
+            paint(DIM, brief(event, 64))
+        );
+        if row.events > 1 {
+            let _ = write!(text, " with {} events at once", row.events);
+        }
+        let after = row.after.as_ref();
+        let names: BTreeSet<&String> = row
+            .before
+            .keys()
+            .chain(after.into_iter().flat_map(BTreeMap::keys))
+            .collect();
+        for name in names {
+            let was = row.before.get(name).map_or("-", String::as_str);
+            let is = after.map(|after| after.get(name).map_or("-", String::as_str));
+            match is {
+                Some(is) if is != was => {
+                    let _ = write!(text, "\n  {name}: {was} -> {}", paint(CHANGED, is));
+                }
+                _ => {
+                    let _ = write!(text, "\n  {name}: {was}");
+                }
+            }
+        }
+        if after.is_none() {
+            text += &paint(BAD, "\n  as the failed run has found it");
+        }
+        if row.is_cut {
+            text += &paint(DIM, "\n  more of it was not kept");
+        }
+        text
+    }
+}
+
 struct View {
     redis: Store,
     bus: Option<Bus>,
@@ -168,12 +235,40 @@ struct View {
 }
 
 impl View {
-    async fn show(&self, mut flow: Flow) -> Result<u8, Failure> {
+    /// Rows of the steps, without what the contract calls sensitive.
+    async fn rows(&self, flow: &Flow, settings: &Settings) -> Result<Vec<StepWithRow>, Failure> {
+        let sensitive = settings.catalog().await?.sensitive_names();
+        let mut steps = Vec::new();
+        for event in &flow.events {
+            steps.extend(event.steps.iter().map(|step| (&*event.id, &*step.function)));
+        }
+        let rows = self.redis.step_rows(&flow.id, &steps).await;
+        let rows = rows.map_err(Failure::silent)?;
+        let with_row = steps.into_iter().zip(rows).filter_map(|(step, row)| {
+            let mut row = row?;
+            row.hide(&sensitive);
+            Some(StepWithRow {
+                event: step.0.to_owned(),
+                function: step.1.to_owned(),
+                row,
+            })
+        });
+        Ok(with_row.collect())
+    }
+
+    async fn show(&self, mut flow: Flow, rows: Option<Vec<StepWithRow>>) -> Result<u8, Failure> {
         self.settle(&mut flow).await?;
         if self.json {
-            say(document(&flow, None));
+            let mut document = document(&flow, None);
+            if let Some(rows) = rows {
+                document["rows"] = json!(rows);
+            }
+            say(document);
         } else {
             say(tree::draw(&flow, event::now_ms()));
+            for step in rows.into_iter().flatten() {
+                say(step.draw());
+            }
         }
         Ok(exit::OK)
     }

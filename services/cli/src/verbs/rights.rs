@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use oncue_admin::stores::rights::accounts::{self, IMPORTED_API, PublicKeys};
+use oncue_admin::stores::rights::compare::Comparison;
 use oncue_admin::stores::rights::folders;
 use oncue_admin::stores::rights::keys::KeyFolder;
 use oncue_admin::stores::rights::{Access, Grant, Rights, Role, users};
@@ -12,7 +13,7 @@ use serde_json::{Value, json};
 use crate::exit::{self, Failure};
 use crate::manifests;
 use crate::settings::Settings;
-use crate::terminal::paint::{BOLD, DIM, GOOD, NAME, paint, say};
+use crate::terminal::paint::{BAD, BOLD, DIM, GOOD, NAME, paint, say};
 use crate::verbs::restart;
 
 #[derive(clap::Args)]
@@ -27,7 +28,10 @@ pub struct Args {
     /// until all have the new ones.
     #[arg(long, conflicts_with_all = ["who", "format", "keys"])]
     rotate: bool,
-    /// Folder of the credentials, for the formats that name keys; those that are missing are made. Default: `.oncue/keys`
+    /// Compare with the servers as they run: 1 where these give more or less.
+    #[arg(long, conflicts_with_all = ["who", "format", "rotate", "write"])]
+    check: bool,
+    /// Folder of the credentials, for --check and for the formats that name keys; those of a format that are missing are made. Default: `.oncue/keys`
     /// beside oncue.toml.
     #[arg(long, value_name = "DIR")]
     keys: Option<PathBuf>,
@@ -65,6 +69,9 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     if let Some(folder) = &args.write {
         return write(folder, args.group, &rights, settings);
     }
+    if args.check {
+        return check(args, &rights, settings).await;
+    }
     if let Some(unknown) = args.who.iter().find(|who| !all.contains(who)) {
         return Err(Failure::usage(format_args!("nobody is called {unknown:?}"))
             .advise(format!("there are {}", all.join(", "))));
@@ -90,10 +97,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
             say(serde_json::to_string_pretty(&all).unwrap_or_default());
         }
         Form::Nats | Form::Redis => {
-            let folder = KeyFolder::new(match &args.keys {
-                Some(folder) => folder.clone(),
-                None => settings.config.beside(".oncue/keys".as_ref()),
-            });
+            let folder = key_folder(args, settings);
             let text = if args.format == Form::Nats {
                 nats_text(&rights, &folder)
             } else {
@@ -104,6 +108,54 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         }
     }
     Ok(exit::OK)
+}
+
+fn key_folder(args: &Args, settings: &Settings) -> KeyFolder {
+    KeyFolder::new(match &args.keys {
+        Some(folder) => folder.clone(),
+        None => settings.config.key_folder(),
+    })
+}
+
+async fn check(args: &Args, rights: &Rights, settings: &Settings) -> Result<u8, Failure> {
+    let folder = key_folder(args, settings);
+    let store = settings.store().await?;
+    let compared = Comparison::of(rights, &settings.config, &folder, &store).await;
+    let compared = compared.map_err(Failure::silent)?;
+    for (whose, sentences) in &compared.differences {
+        say(paint(BOLD, whose));
+        for sentence in sentences {
+            say(format_args!("  {} {sentence}", paint(BAD, "differs")));
+        }
+    }
+    if !compared.without_key.is_empty() {
+        let names: Vec<String> = compared.without_key.iter().map(short).collect();
+        say(paint(
+            DIM,
+            format_args!(
+                "not asked in NATS, since {} has no key of theirs: {}",
+                folder.path().display(),
+                names.join(", ")
+            ),
+        ));
+    }
+    let Comparison {
+        in_nats, in_redis, ..
+    } = compared;
+    let compared_with = format!("{in_nats} in NATS and {in_redis} in Redis were compared");
+    if compared.differences.is_empty() {
+        say(paint(
+            GOOD,
+            format_args!("The servers give what is declared, and no more: {compared_with}."),
+        ));
+        return Ok(exit::OK);
+    }
+    Err(Failure::failed(format_args!(
+        "the servers give something else than is declared: {compared_with}"
+    ))
+    .advise(
+        "`oncue restart` has `oncue up` give its servers the rights anew; others take what `oncue rights --write DIR` writes",
+    ))
 }
 
 fn write(

@@ -1,6 +1,7 @@
 //! `GET /api/flows/{id}`: a flow as its ledger has it, or as it can be rebuilt from what is left of it;
-//! `.../events/{event}`: one of its events, as it lies in its stream, with its letters.
+//! `.../events/{event}`: one of its events, as it lies in its stream, with its letters and the rows that were changed by it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -105,6 +106,15 @@ pub async fn event(
     let mut shown = origin.show(&found.message, &catalog);
     let index = app.letters.look(&app).await?;
     shown["letters"] = json!(index.of_event(&id));
+    let steps: Vec<(&str, &str)> = functions.iter().map(|one| (&*id, &*one.name)).collect();
+    let rows = app.store.step_rows(&flow, &steps).await.map_err(away)?;
+    let sensitive = catalog.sensitive_names();
+    let rows = functions.iter().zip(rows).filter_map(|(function, row)| {
+        let mut row = row?;
+        row.hide(&sensitive);
+        Some((&function.name, row))
+    });
+    shown["rows"] = json!(rows.collect::<BTreeMap<_, _>>());
     Ok(Json(shown))
 }
 

@@ -170,6 +170,7 @@ function contentOf(event) {
   return [
     event.data === undefined ? make("p", "bad", event.undecoded ?? event.error ?? "") : json(event.data),
     hidden && make("p", "hint", "The contract calls some fields sensitive: they are shown nowhere."),
+    ...Object.entries(event.rows ?? {}).map(([name, row]) => rowOf(name, row)),
     event.letters.length > 0 && make("div", "row", ...event.letters.map((letter) => link(`dead letter #${letter}`, `#/letters/${letter}`))),
     facts([
       ["id", make("span", "mono", event.id)],
@@ -182,6 +183,21 @@ function contentOf(event) {
     ]),
     event.data !== undefined && !hidden && about.write && make("div", "actions", again),
   ].filter(Boolean);
+}
+
+// Row of a function, as its run has found it and left it.
+function rowOf(name, row) {
+  const together = row.events > 1 ? `, with ${plural(row.events, "event")} at once` : "";
+  const caption = make("caption", "", row.after ? `Row of ${name}${together}` : `Row of ${name}, as the failed run has found it`);
+  const names = [...new Set([...Object.keys(row.before), ...Object.keys(row.after ?? {})])].sort();
+  const lines = names.map((field) => {
+    const [was, is] = [row.before[field], row.after?.[field]];
+    const cells = row.after ? [was ?? "", is ?? ""] : [was];
+    return make("tr", row.after && was !== is ? "changed" : "", make("th", "mono", field), ...cells.map((text) => make("td", "mono", text)));
+  });
+  const columns = ["field", ...(row.after ? ["before", "after"] : ["value"])];
+  const table = make("table", "table rows", caption, make("thead", "", make("tr", "", ...columns.map((column) => make("th", "", column)))), make("tbody", "", ...lines));
+  return make("div", "wide", table, row.is_cut && make("p", "hint", "More of it was not kept."));
 }
 
 function head(said) {

@@ -23,6 +23,18 @@ impl Identity {
     pub fn claim(&self, name: &str) -> Option<String> {
         text(self.claims.get(name)?)
     }
+
+    /// Texts of a claim that is one value or a list of them; none of anything else.
+    pub fn claim_texts(&self, name: &str) -> Vec<String> {
+        match self.claims.get(name) {
+            Some(Value::Array(values)) => {
+                let texts: Option<Vec<String>> = values.iter().map(text).collect();
+                texts.unwrap_or_default()
+            }
+            Some(value) => text(value).into_iter().collect(),
+            None => Vec::new(),
+        }
+    }
 }
 
 /// A claim as text; `None` for what is no single value.

@@ -11,6 +11,8 @@ mod limit;
 mod oidc;
 mod refusal;
 
+pub use self::refusal::insufficient;
+
 use std::sync::Arc;
 
 use axum::extract::{MatchedPath, Request, State};

@@ -8,7 +8,7 @@ use oncue_core::config::{FieldSource, RequestPart};
 use oncue_http::Peer;
 
 use super::live::Found;
-use super::values::Values;
+use super::values::{Values, unclaimed};
 use crate::App;
 use crate::observe::trace::Trace;
 use crate::problem::{MALFORMED, Problem};
@@ -40,5 +40,8 @@ pub async fn serve(
 }
 
 fn missing(part: &RequestPart) -> Problem {
+    if matches!(part, RequestPart::Claim(_)) {
+        return unclaimed(part);
+    }
     Problem::new(MALFORMED, format!("{part} is missing: it says which row"))
 }

@@ -11,6 +11,8 @@ use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::live::Found;
+use crate::door::identity::Identity;
+use crate::door::insufficient;
 use crate::problem::{MALFORMED, Problem};
 use crate::request::{path_piece, text};
 
@@ -47,7 +49,7 @@ impl<'r> Values<'r> {
         })
     }
 
-    /// Texts of a part of the request; only a query can hold several.
+    /// Texts of a part of the request; only a query and a claim can hold several.
     pub fn texts(&self, part: &RequestPart) -> Result<Vec<String>, Problem> {
         match part {
             RequestPart::Path(name) => {
@@ -66,6 +68,10 @@ impl<'r> Values<'r> {
                 let name = name.map_err(|e| malformed(e.to_string()))?;
                 let value = text(&self.head.headers, &name)?;
                 Ok(value.map(str::to_owned).into_iter().collect())
+            }
+            RequestPart::Claim(name) => {
+                let identity = self.head.extensions.get::<Identity>();
+                Ok(identity.map_or_else(Vec::new, |identity| identity.claim_texts(name)))
             }
             RequestPart::Body(_) => Ok(Vec::new()),
         }
@@ -126,9 +132,18 @@ impl<'r> Values<'r> {
                 )
             }
         };
-        match given {
-            Some(value) => Ok(Some(value)),
-            None => default.map(raw).transpose(),
+        match (given, default, &field.origin) {
+            (Some(value), _, _) => Ok(Some(value)),
+            (None, Some(default), _) => Ok(Some(raw(default)?)),
+            (
+                None,
+                None,
+                Origin::Text {
+                    part: part @ RequestPart::Claim(_),
+                    ..
+                },
+            ) => Err(unclaimed(part)),
+            (None, None, _) => Ok(None),
         }
     }
 
@@ -151,6 +166,11 @@ fn read(field: &TextField, part: &RequestPart, text: &str) -> Result<Value, Prob
 
 fn raw(value: &Value) -> Result<Box<RawValue>, Problem> {
     to_raw_value(value).map_err(|e| malformed(e.to_string()))
+}
+
+/// Problem of a credential without a claim that the route needs: an event of nobody would be worse than none.
+pub fn unclaimed(part: &RequestPart) -> Problem {
+    insufficient("", format!("the credential has no {part}"))
 }
 
 fn malformed(why: impl Into<String>) -> Problem {

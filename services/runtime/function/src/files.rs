@@ -34,6 +34,7 @@ pub struct Files<'c> {
 }
 
 /// Where the files of a run are.
+#[derive(Clone)]
 pub(crate) enum FileStore {
     /// Nowhere: in a unit test.
     Absent,
@@ -78,6 +79,17 @@ impl FilesInMemory {
     }
 }
 
+/// All parts in one.
+async fn whole(
+    mut parts: impl Stream<Item = std::io::Result<Bytes>> + Unpin,
+) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    while let Some(part) = parts.next().await {
+        bytes.extend_from_slice(&part?);
+    }
+    Ok(bytes)
+}
+
 /// Error of a context without files.
 fn absent() -> Error {
     Error::retry("this context has no files")
@@ -120,7 +132,7 @@ impl<'c> Files<'c> {
     }
 
     /// Content of a file that was found.
-    fn content(
+    pub(crate) fn content(
         &self,
         object: Object,
     ) -> Result<impl Stream<Item = std::io::Result<Bytes>> + Send + use<>> {
@@ -159,12 +171,8 @@ impl<'c> Files<'c> {
                 object.size
             )));
         }
-        let mut bytes = Vec::with_capacity(object.size as usize);
-        let mut parts = std::pin::pin!(self.content(object)?);
-        while let Some(part) = parts.next().await {
-            bytes.extend_from_slice(&part?);
-        }
-        Ok(Some(bytes))
+        let parts = std::pin::pin!(self.content(object)?);
+        Ok(Some(whole(parts).await?))
     }
 
     /// Stores `bytes` under `name` with `metadata`, pairs of name and value. A file of this name is replaced. In a dry run
@@ -175,23 +183,31 @@ impl<'c> Files<'c> {
         metadata: &[(&str, &str)],
         bytes: impl Into<Bytes>,
     ) -> Result<Object> {
+        let part = futures::stream::iter([Ok(bytes.into())]);
+        self.put_stream(name, metadata, part).await
+    }
+
+    /// [`put`](Self::put) of parts as they come; a few hundred KiB of memory whatever the size. A part that is an error ends
+    /// it, and nothing is left behind.
+    pub async fn put_stream(
+        &self,
+        name: &str,
+        metadata: &[(&str, &str)],
+        parts: impl Stream<Item = std::io::Result<Bytes>> + Unpin,
+    ) -> Result<Object> {
         self.must_declare(FileUse::Write)?;
-        let bytes: Bytes = bytes.into();
-        let bus = match self.store {
-            FileStore::Absent => return Err(absent()),
-            FileStore::Bus(bus) => bus,
+        match self.store {
+            FileStore::Absent => Err(absent()),
+            FileStore::Bus(bus) => Ok(bus.put_object(name, metadata, parts, u64::MAX).await?),
             // Where it would stand is the operator's to know; a handler sees the rest.
             FileStore::Operator(_) => {
+                let bytes = whole(parts).await?;
                 let bucket = AppName::default().bucket();
-                return Ok(Object::of_bytes(&bucket, name, metadata, &bytes));
+                Ok(Object::of_bytes(&bucket, name, metadata, &bytes))
             }
             #[cfg(feature = "testing")]
-            FileStore::Memory(files) => return Ok(files.put(name, metadata, bytes)),
-        };
-        let limit = bytes.len() as u64;
-        Ok(bus
-            .put_object(name, metadata, futures::stream::iter([Ok(bytes)]), limit)
-            .await?)
+            FileStore::Memory(files) => Ok(files.put(name, metadata, whole(parts).await?.into())),
+        }
     }
 
     /// Deletes a file; one that is not there is deleted already.

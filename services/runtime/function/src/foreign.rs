@@ -7,12 +7,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::StreamExt as _;
 use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use oncue_core::bus::objects::Object;
 use oncue_core::config::Limits;
+use oncue_core::model::manifest::FileUse;
 use oncue_core::store::{Fields, Op};
 use oncue_proto::event::Meta;
 use oncue_proto::{Catalog, DecodeError, Draft, Format, KeyReader};
 use oncue_telemetry::SpanIds;
+
+use crate::context::Declared;
+use crate::error::Error;
+use crate::files::{FileStore, Files};
 
 /// A function as another program has described it, and the way to its handler.
 pub struct Foreign {
@@ -32,6 +40,8 @@ pub struct Foreign {
     pub row_version: u32,
     /// Tables besides its own that it changes without reading them; `None` for any.
     pub changes: Option<Vec<String>>,
+    /// Use that it makes of the app's files.
+    pub files: FileUse,
     /// Limits as written in the function.
     pub limits: Limits,
     /// Encoded descriptor set of its event types.
@@ -48,7 +58,6 @@ pub type ForeignCall =
     Box<dyn Fn(ForeignRun) -> BoxFuture<'static, Result<ForeignAnswer, Lost>> + Send + Sync>;
 
 /// Events of one key, in order, and their row.
-#[derive(Debug)]
 pub struct ForeignRun {
     /// Key of the row.
     pub key: Arc<str>,
@@ -62,6 +71,70 @@ pub struct ForeignRun {
     pub purpose: RunPurpose,
     /// Longest run of the handler on one event.
     pub timeout: Duration,
+    /// Files that the handler may use while it runs.
+    pub files: ForeignFiles,
+}
+
+/// Content of a file, part by part.
+pub type FileParts = BoxStream<'static, std::io::Result<Bytes>>;
+
+/// Files of a run, as far as its function declares that it uses them. Not part of the commit.
+#[derive(Clone)]
+pub struct ForeignFiles {
+    store: FileStore,
+    declared: Declared,
+}
+
+impl ForeignFiles {
+    pub(crate) fn new(store: FileStore, declared: Declared) -> Self {
+        Self { store, declared }
+    }
+
+    fn files(&self) -> Files<'_> {
+        Files::new(&self.store, self.declared.function, self.declared.files)
+    }
+
+    /// Description of a file; `None` where there is none.
+    pub async fn stat(&self, name: &str) -> Result<Option<Object>, ForeignFailure> {
+        Ok(self.files().stat(name).await?)
+    }
+
+    /// Description and content of a file; `None` where there is none.
+    pub async fn open(&self, name: &str) -> Result<Option<(Object, FileParts)>, ForeignFailure> {
+        let files = self.files();
+        let Some(object) = files.stat(name).await? else {
+            return Ok(None);
+        };
+        let parts = files.content(object.clone())?;
+        Ok(Some((object, parts.boxed())))
+    }
+
+    /// Stores a file, in place of one of this name.
+    pub async fn put(
+        &self,
+        name: &str,
+        metadata: &[(&str, &str)],
+        parts: FileParts,
+    ) -> Result<Object, ForeignFailure> {
+        Ok(self.files().put_stream(name, metadata, parts).await?)
+    }
+
+    /// Deletes a file; one that is not there is deleted already.
+    pub async fn delete(&self, name: &str) -> Result<(), ForeignFailure> {
+        Ok(self.files().delete(name).await?)
+    }
+}
+
+impl From<Error> for ForeignFailure {
+    fn from(error: Error) -> Self {
+        Self {
+            rejected: error.rejected,
+            class: error.class,
+            text: error.message,
+            place: String::new(),
+            not_before: error.not_before,
+        }
+    }
 }
 
 /// Whether events are to be run, and for good.

@@ -323,7 +323,7 @@ impl Erased {
             // Its program does not say which.
             delays: emits,
             changes: foreign.changes.map(|tables| &*leaked_all(tables).leak()),
-            files: FileUse::None,
+            files: foreign.files,
             contracts: vec![Box::leak(Box::new(Contract::new(foreign.contract.leak())))],
             decode: Box::new(move |ty, format, payload| {
                 Ok(Box::new(keys.read(ty, format, payload)?))

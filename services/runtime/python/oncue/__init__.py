@@ -16,8 +16,21 @@ An exception means again, later, with growing delay; `raise reject("why")` means
 test calls it; see `oncue.testing`.
 """
 
-from oncue._function import Context, Delayed, Reject, function, reject
+from oncue._errors import Reject, reject
+from oncue._files import AsyncFiles, File, FileError, Files
+from oncue._function import Context, Delayed, function
 from oncue._rows import row
 
-__all__ = ["Context", "Delayed", "Reject", "function", "reject", "row"]
+__all__ = [
+    "AsyncFiles",
+    "Context",
+    "Delayed",
+    "File",
+    "FileError",
+    "Files",
+    "Reject",
+    "function",
+    "reject",
+    "row",
+]
 __version__ = "0.1.0"

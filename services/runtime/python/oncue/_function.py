@@ -15,19 +15,13 @@ from typing import Any, Generic, TypeVar
 from google.protobuf.message import Message
 
 from oncue import _contract, _wire
+from oncue._errors import Reject as Reject
+from oncue._errors import reject
+from oncue._files import USES, AsyncFiles, Files
 from oncue._rows import RowType
 
 E = TypeVar("E")
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-class Reject(Exception):
-    """The event can never be handled: it is dead-lettered now, its row unchanged."""
-
-
-def reject(why: object) -> Reject:
-    """Why an event can never be handled: `raise reject("no such page")`."""
-    return Reject(str(why))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,10 +35,19 @@ class Delayed(Generic[E]):
 class Context:
     """Identity and time of the event, and changes that need no row."""
 
-    __slots__ = ("_event", "_key", "_function", "operations", "is_dry_run")
+    __slots__ = ("_event", "_key", "_function", "_ask", "operations", "is_dry_run")
 
-    def __init__(self, event: Any, key: str, function: Function, is_dry_run: bool = False) -> None:
+    def __init__(
+        self,
+        event: Any,
+        key: str,
+        function: Function,
+        is_dry_run: bool = False,
+        ask: Callable[[dict[str, Any]], Any] | None = None,
+    ) -> None:
         self._event, self._key, self._function = event, key, function
+        # How files are asked for: returns the reply, or in an async function what becomes it.
+        self._ask = ask or _no_files
         # Changes without a row, in order.
         self.operations: list[dict[str, Any]] = []
         # Whether an operator only wants to see what would come of the event: calls to the outside are to be left out.
@@ -105,6 +108,22 @@ class Context:
             sha.update(encoded)
         return base64.urlsafe_b64encode(sha.digest()[:16]).rstrip(b"=").decode()
 
+    @property
+    def files(self) -> Files:
+        """The files of the app, for a plain handler: `context.files.read(name, limit=1 << 20)`."""
+        function = self._function
+        if function.is_async:
+            raise TypeError(f"{function.name} is an async function: use context.async_files")
+        return Files(self._ask, function.name, function.files)
+
+    @property
+    def async_files(self) -> AsyncFiles:
+        """The files of the app, for an async handler: `await context.async_files.read(name, limit=1 << 20)`."""
+        function = self._function
+        if not function.is_async:
+            raise TypeError(f"{function.name} is a plain function: use context.files")
+        return AsyncFiles(self._ask, function.name, function.files)
+
     def add(self, table: str, field: str, by: int) -> None:
         """Adds to an integer field of the key's row in `table`; an absent field counts as 0."""
         self._change(table, add={"field": field, "by": by})
@@ -137,6 +156,10 @@ class Context:
         self.operations.append({"table": table, **change})
 
 
+def _no_files(_act: dict[str, Any]) -> Any:
+    raise RuntimeError("this context has no files: give some to oncue.testing.call(..., files={...})")
+
+
 def function(
     name: str,
     *,
@@ -146,6 +169,7 @@ def function(
     attempts: int = 0,
     concurrency: int = 0,
     changes: Iterable[str] = (),
+    files: str = "",
 ) -> Callable[[F], F]:
     """Makes a handler the function `name`, as oncue.toml calls it. The handler stays what it was: a test calls it.
 
@@ -153,11 +177,12 @@ def function(
     or not. The annotation of the result says which events may follow. `key` is the field of the event whose text is the key,
     where that is not the contract's; `timeout` is in seconds. `changes` names the tables that the handler changes without a
     row, by `context.add` and the like; an operation on another one is rejected.
+    `files` is "read" or "write" for one that uses the app's files.
     """
 
     def of(handler: F) -> F:
         limits = {"timeout_ms": int(timeout * 1000), "attempts": attempts, "concurrency": concurrency}
-        made = Function(handler, name, version, key, limits, changes)
+        made = Function(handler, name, version, key, limits, changes, files)
         setattr(handler, "__oncue__", made)
         Function.all.append(made)
         return handler
@@ -178,7 +203,11 @@ class Function:
         key: str,
         limits: dict[str, int],
         changes: Iterable[str] = (),
+        files: str = "",
     ) -> None:
+        if files not in USES:
+            raise TypeError(f'{name}: files is "read" or "write", and not {files!r}')
+        self.files = files
         if isinstance(changes, str):
             raise TypeError(f"{name}: changes is a list of tables, such as [{changes!r}]")
         self.changes = frozenset(changes)
@@ -246,6 +275,7 @@ class Function:
             "row_version": self.row.version if self.row else 1,
             "changes": sorted(self.changes),
             "declares": True,
+            "files": USES.index(self.files),
             **self.limits,
         }
 

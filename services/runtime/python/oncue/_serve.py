@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import importlib.util
 import io
+import itertools
 import logging
 import os
+import queue
 import select
 import signal
 import socket
@@ -22,11 +25,14 @@ import threading
 import time
 import traceback
 from collections import deque
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
 from oncue import _contract, _wire
-from oncue._function import Context, Function, Reject
+from oncue._errors import Reject
+from oncue._files import FileError
+from oncue._function import Context, Function
 from oncue._rows import Fields, RowError
 
 _SOCKET = "ONCUE_SOCKET"
@@ -82,7 +88,8 @@ def main(arguments: list[str]) -> int:
         connection.send(fatal)
         return 1
     connection.send(hello)
-    connection.next("welcome")
+    welcome = connection.next("welcome").welcome
+    connection.has_files = "files" in welcome.features
     _speak_through(connection)
     server = _AsyncServer(function, connection) if function.is_async else _Server(function, connection)
     server.serve()
@@ -118,6 +125,9 @@ class _Connection:
         self._socket = sock
         self._buffer = bytearray()
         self._lock = threading.Lock()
+        # Whether the host replies to requests for files; their numbers.
+        self.has_files = False
+        self._numbers = itertools.count(1)
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
 
@@ -161,6 +171,14 @@ class _Connection:
             del buffer[:at]
         return frames
 
+    def file_request(self, run: int, act: dict[str, Any]) -> Any:
+        """A request with a number of its own, to be sent once somebody waits for its reply."""
+        if not self.has_files:
+            raise FileError("this oncue-host knows nothing of files: bring both to one release")
+        frame = _wire.Frame()
+        frame.file_request.CopyFrom(_wire.FileRequest(number=next(self._numbers), run=run, **act))
+        return frame
+
     def send(self, frame: Any) -> None:
         encoded = frame.SerializeToString()
         try:
@@ -184,6 +202,8 @@ class _Server:
         self._interrupted = 0
         # Runs that have come, and those that are worked off.
         self._given = self._done = 0
+        # Who waits for a reply, by the number of the request.
+        self._replies: dict[int, queue.SimpleQueue[Any]] = {}
 
     def serve(self) -> None:
         signal.signal(_INTERRUPT, self._interrupt)
@@ -223,6 +243,8 @@ class _Server:
                         self._more.release()
                 elif kind == "ping":
                     _pong(self.connection, frame.ping.number, self.begun)
+                elif kind == "file_reply":
+                    self._replies.pop(frame.file_reply.number).put(frame.file_reply)
                 elif kind == "cancel":
                     self._stop(self._running, main)
                 elif kind == "drain":
@@ -250,8 +272,15 @@ class _Server:
         if self._running and self._running == self._interrupted:
             raise _TooLong
 
+    def _ask(self, run: int, act: dict[str, Any]) -> Any:
+        frame = self.connection.file_request(run, act)
+        reply: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._replies[frame.file_request.number] = reply
+        self.connection.send(frame)
+        return reply.get()
+
     def _run(self, run: Any, result: Any) -> None:
-        work = _Work(self.function, run, result)
+        work = _Work(self.function, run, result, functools.partial(self._ask, run.number))
         for place, event in enumerate(work.events()):
             self.begun += 1
             started = time.monotonic()
@@ -283,6 +312,8 @@ class _AsyncServer:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._answer = _wire.Frame()
         self._loop: asyncio.AbstractEventLoop
+        # Who waits for a reply, by the number of the request.
+        self._replies: dict[int, asyncio.Future[Any]] = {}
 
     def serve(self) -> None:
         asyncio.run(self._serve())
@@ -307,6 +338,8 @@ class _AsyncServer:
                     self._loop.call_soon_threadsafe(self._begin, list(frame.invoke.runs))
                 elif kind == "ping":
                     _pong(self.connection, frame.ping.number, self.begun)
+                elif kind == "file_reply":
+                    self._loop.call_soon_threadsafe(self._replied, frame.file_reply)
                 elif kind == "cancel":
                     self._loop.call_soon_threadsafe(self._cancel, frame.cancel.run)
                 elif kind == "drain":
@@ -320,8 +353,21 @@ class _AsyncServer:
         if task := self._tasks.get(number):
             task.cancel()
 
+    async def _ask(self, run: int, act: dict[str, Any]) -> Any:
+        frame = self.connection.file_request(run, act)
+        reply = self._loop.create_future()
+        self._replies[frame.file_request.number] = reply
+        self.connection.send(frame)
+        return await reply
+
+    def _replied(self, reply: Any) -> None:
+        waiting = self._replies.pop(reply.number)
+        # Nobody waits any more where the time of the handler was over.
+        if not waiting.done():
+            waiting.set_result(reply)
+
     async def _run(self, run: Any) -> None:
-        work = _Work(self.function, run, _wire.RunResult())
+        work = _Work(self.function, run, _wire.RunResult(), functools.partial(self._ask, run.number))
         for place, event in enumerate(work.events()):
             self.begun += 1
             started = time.monotonic()
@@ -366,8 +412,10 @@ class _Undecodable(Exception):
 class _Work:
     """A run that is being worked off: its row, and what came of its events."""
 
-    def __init__(self, function: Function, run: Any, result: Any) -> None:
-        self.function, self.run, self.result = function, run, result
+    def __init__(
+        self, function: Function, run: Any, result: Any, ask: Callable[[dict[str, Any]], Any] | None = None
+    ) -> None:
+        self.function, self.run, self.result, self.ask = function, run, result, ask
         result.number = run.number
         self.row: Any = None
         self._read: Fields = {field.name: field.value for field in run.fields}
@@ -404,7 +452,7 @@ class _Work:
         self._finish()
 
     def context(self, event: Any) -> Context:
-        return Context(event, self.run.key, self.function, self.run.dry_run)
+        return Context(event, self.run.key, self.function, self.run.dry_run, self.ask)
 
     def decode(self, event: Any) -> Any:
         try:

@@ -26,6 +26,8 @@ Manifest = _message("Manifest")
 RunResult = _message("RunResult")
 Done = _message("Done")
 Event = _message("Event")
+FileRequest = _message("FileRequest")
+FileReply = _message("FileReply")
 
 # Log.Severity
 INFO, DEBUG, WARN, ERROR = range(4)

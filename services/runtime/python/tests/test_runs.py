@@ -49,6 +49,23 @@ def bill(order: OrderPlaced, orders: Orders, context: Context) -> list[OrderBill
     return [OrderBilled(order=order.order, cents=order.cents)] if order.cents else None
 
 
+@function("shorten", files="write")
+def shorten(order: OrderPlaced, context: Context) -> OrderBilled:
+    files = context.files
+    text = files.read(order.order, limit=16) or b""
+    stored = files.put(f"{order.order}-short", [text[:2], text[2:4]], {"of": order.order})
+    assert files.stat(stored.name) == stored and files.stat("none") is None and files.open("none") is None
+    files.delete("old")
+    return OrderBilled(order=str(sum(map(len, files.open(order.order) or []))), cents=stored.size)
+
+
+@function("shorten-later", files="write")
+async def shorten_later(order: OrderPlaced, context: Context) -> None:
+    files = context.async_files
+    text = await files.read(order.order, limit=16) or b""
+    await files.put(f"{order.order}-short", text[:4])
+
+
 def run(*orders: Any, fields: dict[str, bytes] | None = None, check: bool = False) -> Any:
     """Works off a run as the child does, and returns its result."""
     made = _wire.Frame().invoke.runs.add(number=7, key="k", row_version=1, check=check)
@@ -87,6 +104,21 @@ class Runs(unittest.TestCase):
             testing.context(bill).add("others", "cents", 1)
         with self.assertRaisesRegex(TypeError, "changes is a list of tables"):
             function("a", changes="totals")(lambda: None)
+
+    def test_files_are_used_as_declared(self) -> None:
+        outcome = testing.call(shorten, OrderPlaced(order="a"), files={"a": b"0123456789", "old": b""})
+        self.assertEqual(outcome.files, {"a": b"0123456789", "a-short": b"0123"})
+        self.assertEqual(outcome.events, [OrderBilled(order="10", cents=4)])
+        self.assertEqual(testing.call(shorten_later, OrderPlaced(order="a"), files={"a": b"01"}).files["a-short"], b"01")
+        with self.assertRaisesRegex(Reject, "file a has 20 bytes, more than the 16 allowed"):
+            testing.call(shorten, OrderPlaced(order="a"), files={"a": bytes(20)})
+        with self.assertRaisesRegex(Reject, 'bill does not declare that it reads files: add files="read"'):
+            testing.context(bill).files.stat("a")
+        with self.assertRaisesRegex(TypeError, "use context.async_files"):
+            testing.context(shorten_later).files
+        with self.assertRaisesRegex(TypeError, 'files is "read" or "write"'):
+            function("a", files="all")(lambda: None)
+        self.assertEqual(shorten.__oncue__.manifest()["files"], 2)  # type: ignore[attr-defined]
 
     def test_a_run_is_one_change_of_the_row(self) -> None:
         result = run(OrderPlaced(order="a", cents=2**53 + 1), OrderPlaced(order="b"), fields={"count": b"5"})

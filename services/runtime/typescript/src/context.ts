@@ -2,6 +2,8 @@
 
 import { createHash } from "node:crypto";
 
+import type { FileAct, FileReply, FileUse } from "./files.ts";
+import { Files } from "./files.ts";
 import type { WireEvent } from "./wire.ts";
 
 /** Change without a row, on the event's key in another table. All commute. */
@@ -15,6 +17,7 @@ interface ContextFunc {
   readonly name: string;
   readonly row: { readonly table: string } | undefined;
   readonly changes: ReadonlySet<string>;
+  readonly files: FileUse;
 }
 
 export class Context {
@@ -22,6 +25,8 @@ export class Context {
   readonly operations: Operation[] = [];
   /** Aborted when the time of the handler is over: `fetch(url, { signal: context.signal })`. */
   readonly signal: AbortSignal;
+  /** The files of the app: `await context.files.read(name, 1 << 20)`. */
+  readonly files: Files;
 
   constructor(
     private readonly event: WireEvent,
@@ -32,8 +37,10 @@ export class Context {
     readonly isDryRun: boolean,
     private readonly rejection: (why: string) => Error,
     signal: AbortSignal,
+    askForFile: (act: FileAct) => Promise<FileReply>,
   ) {
     this.signal = signal;
+    this.files = new Files(askForFile, func, rejection);
   }
 
   /** Id of the event: the same for every attempt and every copy. */

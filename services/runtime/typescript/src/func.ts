@@ -5,6 +5,8 @@ import { fromBinary, isMessage, toBinary } from "@bufbuild/protobuf";
 
 import type { Context } from "./context.ts";
 import { descriptors, eventType } from "./contract.ts";
+import type { FileUse } from "./files.ts";
+import { uses } from "./files.ts";
 import type { RowOf, RowType } from "./rows.ts";
 import type { WireEvent } from "./wire.ts";
 
@@ -76,6 +78,8 @@ export interface FuncOptions<On extends Schemas, R extends RowType<any> | undefi
   concurrency?: number;
   /** Tables that the handler changes without a row, by `context.add` and the like; an operation on another one is rejected. */
   changes?: readonly string[];
+  /** Use of the app's files: `"read"` or `"write"`. */
+  files?: "read" | "write";
 }
 
 /** Handlers of this process, by the functions' names. */
@@ -125,6 +129,8 @@ export interface Manifest {
   timeoutMs: number;
   attempts: number;
   changes: string[];
+  /** 0 for none, 1 for reading, 2 for writing. */
+  files: number;
 }
 
 /** A handler with everything that was said of it. */
@@ -132,6 +138,8 @@ export class Func {
   readonly row: RowType<object> | undefined;
   /** Tables that it changes without a row. */
   readonly changes: ReadonlySet<string>;
+  /** Use of files that it declares. */
+  readonly files: FileUse;
   /** Schemas by event types. */
   private readonly events = new Map<string, DescMessage>();
   /** Types by the full names of their messages, and their schemas. */
@@ -144,6 +152,8 @@ export class Func {
   ) {
     this.row = options.row;
     this.changes = new Set(options.changes);
+    this.files = options.files ?? "";
+    if (!uses.includes(this.files)) throw new TypeError(`${name}: files is "read" or "write", and not "${this.files}"`);
     for (const schema of list(options.on)) this.events.set(this.type(schema, "on"), schema);
     for (const schema of list(options.emits)) {
       this.emitted.set(schema.typeName, { type: this.type(schema, "emits"), schema });
@@ -171,6 +181,7 @@ export class Func {
       timeoutMs: this.options.timeout ?? 0,
       attempts: this.options.attempts ?? 0,
       changes: [...this.changes].sort(),
+      files: uses.indexOf(this.files),
     };
   }
 

@@ -17,6 +17,8 @@
  */
 
 export { Context } from "./context.ts";
+export { FileError, Files } from "./files.ts";
+export type { StoredFile } from "./files.ts";
 export { Delayed, Reject, delayed, func, reject } from "./func.ts";
 export type { EventOf, FuncOptions, Handler, Result } from "./func.ts";
 export { RowError, maybe, row } from "./rows.ts";

@@ -9,12 +9,14 @@ import { format } from "node:util";
 
 import type { Operation } from "./context.ts";
 import { Context } from "./context.ts";
+import type { FileAct, FileReply } from "./files.ts";
+import { FileError } from "./files.ts";
 import type { Func, Manifest, Output } from "./func.ts";
 import { Reject } from "./func.ts";
 import { place } from "./place.ts";
 import { RowError } from "./rows.ts";
 import type { Fields, Incoming, Run, WireEvent } from "./wire.ts";
-import { Writer, decode, frame } from "./wire.ts";
+import { Writer, decode, fileRequest, frame } from "./wire.ts";
 
 const VERSION = 1;
 const SDK_VERSION = "0.1.0";
@@ -77,7 +79,7 @@ export function hello(manifest: Manifest, contract: Uint8Array): Buffer {
       of.text(5, manifest.key).text(6, manifest.table).number(7, manifest.rowVersion);
       of.number(8, manifest.concurrency).number(9, manifest.timeoutMs).number(10, manifest.attempts);
       for (const table of manifest.changes) of.text(11, table);
-      of.flag(12, true);
+      of.flag(12, true).number(13, manifest.files);
     });
     hello.data(7, contract);
   });
@@ -96,6 +98,11 @@ export class Server {
   private readonly tasks = new Map<number, Work>();
   private results: Work[] = [];
   private isFlushing = false;
+  /** Whether the host replies to requests for files. */
+  private hasFiles = false;
+  private requests = 0;
+  /** Who waits for a reply, by the number of the request. */
+  private readonly waiting = new Map<number, (reply: FileReply) => void>();
 
   constructor(
     private readonly func: Func,
@@ -106,6 +113,13 @@ export class Server {
     switch (incoming.kind) {
       case "invoke":
         for (const run of incoming.runs) this.begin(run);
+        break;
+      case "welcome":
+        this.hasFiles = incoming.features.includes("files");
+        break;
+      case "fileReply":
+        this.waiting.get(incoming.reply.number)?.(incoming.reply);
+        this.waiting.delete(incoming.reply.number);
         break;
       case "cancel":
         this.tasks.get(incoming.run)?.cancel();
@@ -125,9 +139,10 @@ export class Server {
   }
 
   private begin(run: Run): void {
-    const work = new Work(this.func, run, () => {
+    const begins = (): void => {
       this.begun += 1;
-    });
+    };
+    const work = new Work(this.func, run, begins, (act) => this.askForFile(run.number, act));
     this.tasks.set(run.number, work);
     void work.all().then(() => {
       this.tasks.delete(run.number);
@@ -136,6 +151,18 @@ export class Server {
         this.isFlushing = true;
         setImmediate(() => this.flush());
       }
+    });
+  }
+
+  private askForFile(run: number, act: FileAct): Promise<FileReply> {
+    if (!this.hasFiles) {
+      return Promise.reject(new FileError("this oncue-host knows nothing of files: bring both to one release"));
+    }
+    this.requests += 1;
+    const number = this.requests;
+    return new Promise((resolve) => {
+      this.waiting.set(number, resolve);
+      this.connection.send(fileRequest(number, run, act));
     });
   }
 
@@ -196,6 +223,7 @@ export class Work {
     private readonly func: Func,
     private readonly run: Run,
     private readonly begins: () => void,
+    private readonly askForFile: (act: FileAct) => Promise<FileReply>,
   ) {
     try {
       this.row = func.row?.open(run.fields, run.rowVersion);
@@ -234,7 +262,8 @@ export class Work {
     const began = performance.now();
     const controller = new AbortController();
     const { key, dryRun } = this.run;
-    const context = new Context(event, key, this.func, dryRun, (why) => new Reject(why), controller.signal);
+    const rejection = (why: string): Reject => new Reject(why);
+    const context = new Context(event, key, this.func, dryRun, rejection, controller.signal, this.askForFile);
     try {
       const message = this.decode(event);
       let result = this.func.handler(message, this.row, context);

@@ -3,6 +3,8 @@
  * costs, and nothing in it but what a child needs. Numbers are doubles: all of them are counts and times.
  */
 
+import type { FileAct, FileReply, StoredFile } from "./files.ts";
+
 /** Reader of one message. */
 export class Reader {
   private at = 0;
@@ -184,7 +186,8 @@ export interface Run {
 /** A frame of the host, as far as a child acts on it. */
 export type Incoming =
   | { kind: "begin"; function: string; contract: Buffer }
-  | { kind: "welcome" }
+  | { kind: "welcome"; features: string[] }
+  | { kind: "fileReply"; reply: FileReply }
   | { kind: "invoke"; runs: Run[] }
   | { kind: "cancel"; run: number }
   | { kind: "ping"; number: number }
@@ -206,6 +209,8 @@ export const frame = {
   drain: 10,
   drained: 11,
   fatal: 12,
+  fileRequest: 13,
+  fileReply: 14,
 } as const;
 
 /** Reads what stands behind the length of a frame. */
@@ -216,7 +221,9 @@ export function decode(bytes: Buffer): Incoming {
       case frame.begin:
         return begin(reader.message());
       case frame.welcome:
-        return { kind: "welcome" };
+        return { kind: "welcome", features: features(reader.message()) };
+      case frame.fileReply:
+        return { kind: "fileReply", reply: fileReply(reader.message()) };
       case frame.invoke:
         return { kind: "invoke", runs: runs(reader.message()) };
       case frame.cancel:
@@ -242,6 +249,98 @@ function begin(reader: Reader): Incoming {
     else reader.skip(tag);
   }
   return found;
+}
+
+function features(reader: Reader): string[] {
+  const found: string[] = [];
+  for (let tag = reader.tag(); tag !== 0; tag = reader.tag()) {
+    if (tag >>> 3 === 2) found.push(reader.text());
+    else reader.skip(tag);
+  }
+  return found;
+}
+
+function fileReply(reader: Reader): FileReply {
+  let number = 0;
+  let found: FileReply = { number, kind: "done" };
+  for (let tag = reader.tag(); tag !== 0; tag = reader.tag()) {
+    switch (tag >>> 3) {
+      case 1:
+        number = reader.varint();
+        break;
+      case 2:
+        found = { number, kind: "file", file: storedFile(reader.message()) };
+        break;
+      case 3:
+        reader.skip(tag);
+        found = { number, kind: "absent" };
+        break;
+      case 4:
+        found = { number, kind: "chunk", chunk: reader.data() };
+        break;
+      case 6:
+        found = { number, kind: "failure", ...failure(reader.message()) };
+        break;
+      default:
+        reader.skip(tag);
+    }
+  }
+  return { ...found, number };
+}
+
+function storedFile(reader: Reader): StoredFile {
+  const found: StoredFile = { name: "", size: 0, sha256: "", metadata: {} };
+  for (let tag = reader.tag(); tag !== 0; tag = reader.tag()) {
+    if (tag >>> 3 === 1) found.name = reader.text();
+    else if (tag >>> 3 === 2) found.size = reader.varint();
+    else if (tag >>> 3 === 3) found.sha256 = reader.text();
+    else if (tag >>> 3 === 4) {
+      const entry: Fields = new Map();
+      field(reader.message(), entry);
+      for (const [name, value] of entry) found.metadata[name] = value.toString();
+    } else reader.skip(tag);
+  }
+  return found;
+}
+
+function failure(reader: Reader): { class: string; text: string } {
+  const found = { class: "", text: "" };
+  for (let tag = reader.tag(); tag !== 0; tag = reader.tag()) {
+    if (tag >>> 3 === 1) found.class = reader.text();
+    else if (tag >>> 3 === 2) found.text = reader.text();
+    else reader.skip(tag);
+  }
+  return found;
+}
+
+/** A request for a file, of a run. */
+export function fileRequest(number: number, run: number, act: FileAct): Buffer {
+  const writer = new Writer(act.kind === "append" ? 256 + act.chunk.length : 256);
+  writer.message(frame.fileRequest, (request) => {
+    request.number(1, number).number(2, run);
+    switch (act.kind) {
+      case "stat":
+      case "open":
+      case "delete":
+        request.text({ stat: 3, open: 4, delete: 9 }[act.kind], act.name, true);
+        break;
+      case "next":
+      case "finish":
+        request.number(act.kind === "next" ? 5 : 8, act.opened);
+        break;
+      case "create":
+        request.message(6, (create) => {
+          create.text(1, act.name);
+          for (const [name, value] of Object.entries(act.metadata)) {
+            create.message(2, (entry) => entry.text(1, name).text(2, value));
+          }
+        });
+        break;
+      case "append":
+        request.message(7, (append) => append.number(1, act.opened).data(2, act.chunk));
+    }
+  });
+  return writer.finish();
 }
 
 /** Number in field 1. */

@@ -44,6 +44,19 @@ const bill = func(
   },
 );
 
+const shorten = func(
+  "shorten",
+  { on: OrderPlacedSchema, emits: OrderBilledSchema, files: "write" },
+  async (order, _, { files }) => {
+    const text = (await files.read(order.order, 16)) ?? Buffer.alloc(0);
+    const stored = await files.put(`${order.order}-short`, [text.subarray(0, 2), text.subarray(2, 4)], { of: order.order });
+    assert.deepEqual(await files.stat(stored.name), stored);
+    assert.equal(await files.open("none"), undefined);
+    await files.delete("old");
+    return create(OrderBilledSchema, { order: stored.metadata["of"], cents: BigInt(stored.size) });
+  },
+);
+
 function placed(order: string, cents = 0n): OrderPlaced {
   return create(OrderPlacedSchema, { order, cents });
 }
@@ -66,7 +79,7 @@ async function run(events: (OrderPlaced | Buffer)[], fields: Record<string, stri
     check,
     dryRun: false,
   };
-  const work = new Work(funcOf(bill), made, () => {});
+  const work = new Work(funcOf(bill), made, () => {}, () => Promise.reject(new Error("no files")));
   await work.all();
   return work;
 }
@@ -74,6 +87,17 @@ async function run(events: (OrderPlaced | Buffer)[], fields: Record<string, stri
 function set(work: Work): Record<string, string> {
   return Object.fromEntries([...work.changes().set].map(([name, value]) => [name, value.toString()]));
 }
+
+test("files are used as declared", async () => {
+  const outcome = await call(shorten, placed("a"), undefined, { files: { a: Buffer.from("0123456789"), old: Buffer.alloc(0) } });
+  assert.deepEqual([...outcome.files.keys()], ["a", "a-short"]);
+  assert.equal(Buffer.from(outcome.files.get("a-short")!).toString(), "0123");
+  assert.deepEqual(outcome.events, [create(OrderBilledSchema, { order: "a", cents: 4n })]);
+  await assert.rejects(call(shorten, placed("a"), undefined, { files: { a: Buffer.alloc(20) } }), /more than the 16 allowed/);
+  const undeclared = context(bill).files.stat("a");
+  await assert.rejects(undeclared, /bill does not declare that it reads files: add files: "read"/);
+  assert.equal(funcOf(shorten).manifest().files, 2);
+});
 
 test("what is said of a function is its manifest", () => {
   const of = funcOf(bill);

@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 
 use oncue_core::model::api_key::{ApiKey, IssuedKey};
+use oncue_core::store::Keys;
 use oncue_proto::event;
 use oncue_proto::files::FileUploaded;
 use oncue_tests::cluster::{Cluster, wait_for};
 use oncue_tests::http::{Answer, JSON};
 use prost::Message as _;
+use serde_json::{Value, json};
 
 use super::{Gateway, VIEWED};
 use oncue_gateway::server::Guards;
@@ -108,6 +110,46 @@ async fn routes_are_behind_the_door_too() {
         "one route, whatever its page"
     );
     assert_eq!(send("/see/b", &events).await, 202);
+}
+
+/// What the credential says goes into events and chooses rows; whoever lacks a claim sends nothing.
+#[tokio::test]
+async fn claims_become_fields_and_keys() {
+    const ROUTES: &str = "[[route]]\npath = \"/mine/{page}\"\nevent = \"web.page.viewed\"\nfields = { visitor = \"claim.sub\" }\n\
+        [[route]]\npath = \"/of/{page}\"\nevent = \"web.page.viewed\"\nfields = { visitor = \"claim.tenant\" }\n\
+        [[route]]\npath = \"/any/{page}\"\nevent = \"web.page.viewed\"\n\
+        fields = { visitor = { from = \"claim.tenant\", default = \"nobody\" } }\n\
+        [[route]]\npath = \"/me\"\nrow = \"pages\"\nkey = \"claim.sub\"\n\
+        [[route]]\npath = \"/us\"\nrow = \"pages\"\nkey = \"claim.tenant\"\n";
+    let gateway = Gateway::with(&format!("{BY_KEY}{ROUTES}"), Guards::default()).await;
+    let key = key(&gateway, &["events"], None).await;
+    let headers = [JSON, ("x-api-key", &*key.token)];
+    // A body cannot say what the route takes from the credential.
+    let body = r#"{"visitor":"somebody else"}"#;
+    for (path, expected) in [
+        ("/mine/a", Ok("shop")),
+        ("/of/a", Err(403)),
+        ("/any/a", Ok("nobody")),
+    ] {
+        let before = gateway.messages("web").await;
+        let answer = gateway.send("POST", path, &headers, body).await;
+        let Ok(visitor) = expected else {
+            answer.problem(403, "forbidden");
+            assert!(answer.text().contains("claim.tenant"), "{}", answer.text());
+            assert_eq!(gateway.messages("web").await, before, "nothing came in");
+            continue;
+        };
+        assert_eq!(answer.status, 202, "{}", answer.text());
+        let event = gateway.message("web", before + 1).await;
+        let event = serde_json::from_slice::<Value>(&event.payload).expect("JSON");
+        assert_eq!(event, json!({ "page": "a", "visitor": visitor }));
+    }
+    let row = Keys::default().row("pages", "shop");
+    gateway.cluster.redis_ok(&["HSET", &row, "views", "3"]);
+    let mine = gateway.send("GET", "/me", &headers, "").await;
+    assert_eq!(mine.ok_json()["views"], 3);
+    let ours = gateway.send("GET", "/us", &headers, "").await;
+    ours.problem(403, "forbidden");
 }
 
 #[tokio::test]

@@ -179,6 +179,10 @@ method = "GET"
 path = "/d/{page}/{page}"
 event = "web.page.viewed"
 fields = { visitor = "body.visitor", referrer = "cookie.x" }
+[[route]]
+path = "/e/{page}"
+event = "web.page.viewed"
+fields = { visitor = "claim.sub" }
 "#;
     let ConfigErrors(found) = Config::parse(text, None, |_| None).expect_err("mistakes");
     for (line, part) in [
@@ -191,6 +195,7 @@ fields = { visitor = "body.visitor", referrer = "cookie.x" }
         (17, "status 200 of web.page.milestone is no failure"),
         (17, "belong to a `response`"),
         (26, "\"cookie.x\" is no part of a request"),
+        (27, "claim.sub: nobody says claims without a credential"),
     ] {
         let place = format!("oncue.toml:{line}: ");
         let is_said = |said: &String| said.starts_with(&place) && said.contains(part);

@@ -10,7 +10,7 @@ use oncue_proto::event;
 use serde_json::{Map, Value};
 
 use super::picked::pick;
-use super::signature::{Scheme, text};
+use super::signature::{Key, Scheme, text};
 use crate::door::identity::text as plain;
 use crate::problem::{AWAY, MALFORMED, Problem, UNSIGNED};
 
@@ -22,7 +22,7 @@ pub struct Webhook {
 }
 
 enum Secret {
-    Known(Vec<u8>),
+    Known(Key),
     /// Read for each request.
     File(PathBuf),
 }
@@ -54,14 +54,14 @@ impl Webhook {
                 SecretSource::Env(name) => {
                     let text = std::env::var(name)
                         .map_err(|_| format!("the variable {name} is not set"))?;
-                    let secret = scheme.secret(&text);
+                    let secret = scheme.key(&text);
                     Secret::Known(secret.map_err(|why| format!("the variable {name} {why}"))?)
                 }
                 SecretSource::File(path) => {
                     let path = config.beside(path);
                     let read = std::fs::read_to_string(&path);
                     let text = read.map_err(|e| format!("{}: {e}", path.display()))?;
-                    let secret = scheme.secret(&text);
+                    let secret = scheme.key(&text);
                     secret.map_err(|why| format!("{} {why}", path.display()))?;
                     Secret::File(path)
                 }
@@ -88,18 +88,18 @@ impl Webhook {
     }
 
     /// Secrets as they are now. One that cannot be read signs nothing, and leaves the other.
-    async fn secrets(&self) -> Vec<Vec<u8>> {
+    async fn secrets(&self) -> Vec<Key> {
         let mut found = Vec::new();
         for secret in &self.secrets {
             match secret {
-                Secret::Known(bytes) => found.push(bytes.clone()),
+                Secret::Known(key) => found.push(key.clone()),
                 Secret::File(path) => {
                     let text = tokio::fs::read_to_string(path).await;
                     let secret = text
                         .map_err(|e| e.to_string())
-                        .and_then(|text| self.scheme.secret(&text));
+                        .and_then(|text| self.scheme.key(&text));
                     match secret {
-                        Ok(bytes) => found.push(bytes),
+                        Ok(key) => found.push(key),
                         Err(why) => tracing::warn!(
                             webhook = self.config.name,
                             "a secret is not to be had: {}: {why}",

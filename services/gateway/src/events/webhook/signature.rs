@@ -7,9 +7,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use oncue_core::config::{HmacAlgorithm, HmacConfig, SignatureEncoding, WebhookKind};
 use ring::hmac;
+use ring::signature::{ED25519, ED25519_PUBLIC_KEY_LEN, UnparsedPublicKey};
 
 /// Beginning of a secret of Standard Webhooks. Without it the rest is base64 all the same.
 const STANDARD_PREFIX: &str = "whsec_";
+/// Beginning of a public key of Standard Webhooks.
+const PUBLIC_PREFIX: &str = "whpk_";
 /// Signatures in one header that are tried: a sender that replaces its secret sends two.
 const MOST_SIGNATURES: usize = 8;
 
@@ -36,53 +39,93 @@ pub struct Scheme {
     pub tolerance: Duration,
 }
 
+/// Key by which a signature is checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Key {
+    /// Secret of both sides, for an HMAC; never empty.
+    Shared(Vec<u8>),
+    /// Public key of the sender, for Ed25519: whoever reads it here cannot sign.
+    Public(Vec<u8>),
+}
+
 /// Signatures that a request brings, and what they are said to sign.
 struct Claim {
     algorithm: hmac::Algorithm,
     content: Vec<u8>,
     signatures: Vec<Vec<u8>>,
+    /// Signatures of Ed25519.
+    of_key_pair: Vec<Vec<u8>>,
+}
+
+impl Claim {
+    fn new(algorithm: hmac::Algorithm, content: Vec<u8>, signatures: Vec<Vec<u8>>) -> Self {
+        Self {
+            algorithm,
+            content,
+            signatures,
+            of_key_pair: Vec::new(),
+        }
+    }
+
+    /// Whether one of the signatures is of this key.
+    fn is_of(&self, key: &Key) -> bool {
+        match key {
+            Key::Shared(secret) => {
+                let key = hmac::Key::new(self.algorithm, secret);
+                let mut tried = self.signatures.iter().take(MOST_SIGNATURES);
+                tried.any(|signature| hmac::verify(&key, &self.content, signature).is_ok())
+            }
+            Key::Public(key) => {
+                let key = UnparsedPublicKey::new(&ED25519, key);
+                let mut tried = self.of_key_pair.iter().take(MOST_SIGNATURES);
+                tried.any(|signature| key.verify(&self.content, signature).is_ok())
+            }
+        }
+    }
 }
 
 impl Scheme {
-    /// Whether one of the secrets has signed the request, at `now` in Unix seconds.
+    /// Whether one of the keys has signed the request, at `now` in Unix seconds.
     pub fn verify(
         &self,
-        secrets: &[Vec<u8>],
+        keys: &[Key],
         headers: &HeaderMap,
         body: &[u8],
         now: u64,
     ) -> Result<(), Refusal> {
         let claim = self.claim(headers, body, now)?;
-        let keys = secrets
-            .iter()
-            .filter(|secret| !secret.is_empty())
-            .map(|secret| hmac::Key::new(claim.algorithm, secret));
-        for key in keys {
-            for signature in claim.signatures.iter().take(MOST_SIGNATURES) {
-                if hmac::verify(&key, &claim.content, signature).is_ok() {
-                    return Ok(());
-                }
-            }
+        if keys.iter().any(|key| claim.is_of(key)) {
+            Ok(())
+        } else {
+            Err(Refusal::Wrong)
         }
-        Err(Refusal::Wrong)
     }
 
-    /// Bytes of a secret as its text stands in a variable or a file.
-    pub fn secret(&self, text: &str) -> Result<Vec<u8>, String> {
+    /// Key as its text stands in a variable or a file.
+    pub fn key(&self, text: &str) -> Result<Key, String> {
         let text = text.trim();
         if text.is_empty() {
             return Err("is empty".to_owned());
         }
         if self.kind != WebhookKind::Standard {
-            return Ok(text.as_bytes().to_vec());
+            return Ok(Key::Shared(text.as_bytes().to_vec()));
+        }
+        if let Some(encoded) = text.strip_prefix(PUBLIC_PREFIX) {
+            let key = STANDARD.decode(encoded).ok();
+            let key = key.filter(|key| key.len() == ED25519_PUBLIC_KEY_LEN);
+            return key.map(Key::Public).ok_or_else(|| {
+                "is no public key of Standard Webhooks, which is whpk_ and 32 bytes in base64"
+                    .to_owned()
+            });
         }
         let encoded = text.strip_prefix(STANDARD_PREFIX).unwrap_or(text);
         STANDARD
             .decode(encoded)
             .ok()
             .filter(|bytes| !bytes.is_empty())
+            .map(Key::Shared)
             .ok_or_else(|| {
-                "is no secret of Standard Webhooks, which is whsec_ and base64".to_owned()
+                "is no secret of Standard Webhooks, which is whsec_ and base64, or whpk_ for a public key".to_owned()
             })
     }
 
@@ -103,14 +146,10 @@ impl Scheme {
         let id = text(headers, "webhook-id").ok_or(Refusal::Untimed)?;
         let time = text(headers, "webhook-timestamp").ok_or(Refusal::Untimed)?;
         self.check_time(time, now)?;
-        let signatures = signatures
-            .split(' ')
-            .filter_map(|one| one.strip_prefix("v1,"))
-            .filter_map(|one| STANDARD.decode(one).ok());
+        let content = content(&[id, ".", time, "."], body);
         Ok(Claim {
-            algorithm: hmac::HMAC_SHA256,
-            content: content(&[id, ".", time, "."], body),
-            signatures: signatures.collect(),
+            of_key_pair: of_version("v1a,", signatures),
+            ..Claim::new(hmac::HMAC_SHA256, content, of_version("v1,", signatures))
         })
     }
 
@@ -129,11 +168,8 @@ impl Scheme {
         }
         let time = time.ok_or(Refusal::Untimed)?;
         self.check_time(time, now)?;
-        Ok(Claim {
-            algorithm: hmac::HMAC_SHA256,
-            content: content(&[time, "."], body),
-            signatures,
-        })
+        let content = content(&[time, "."], body);
+        Ok(Claim::new(hmac::HMAC_SHA256, content, signatures))
     }
 
     /// [Slack, Verifying requests from Slack].
@@ -142,15 +178,12 @@ impl Scheme {
         let signature = text(headers, SIGNATURE).ok_or(Refusal::Unsigned(SIGNATURE))?;
         let time = text(headers, "x-slack-request-timestamp").ok_or(Refusal::Untimed)?;
         self.check_time(time, now)?;
-        Ok(Claim {
-            algorithm: hmac::HMAC_SHA256,
-            content: content(&["v0:", time, ":"], body),
-            signatures: signature
-                .strip_prefix("v0=")
-                .and_then(from_hex)
-                .into_iter()
-                .collect(),
-        })
+        let signature = signature.strip_prefix("v0=").and_then(from_hex);
+        Ok(Claim::new(
+            hmac::HMAC_SHA256,
+            content(&["v0:", time, ":"], body),
+            signature.into_iter().collect(),
+        ))
     }
 
     fn other(&self, headers: &HeaderMap, body: &[u8], now: u64) -> Result<Claim, Refusal> {
@@ -170,16 +203,14 @@ impl Scheme {
                 content(&[time, "."], body)
             }
         };
-        Ok(Claim {
-            algorithm: match config.algorithm {
-                HmacAlgorithm::Sha1 => hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY,
-                HmacAlgorithm::Sha256 => hmac::HMAC_SHA256,
-                HmacAlgorithm::Sha384 => hmac::HMAC_SHA384,
-                HmacAlgorithm::Sha512 => hmac::HMAC_SHA512,
-            },
-            content,
-            signatures: signature.into_iter().collect(),
-        })
+        let algorithm = match config.algorithm {
+            HmacAlgorithm::Sha1 => hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY,
+            HmacAlgorithm::Sha256 => hmac::HMAC_SHA256,
+            HmacAlgorithm::Sha384 => hmac::HMAC_SHA384,
+            HmacAlgorithm::Sha512 => hmac::HMAC_SHA512,
+        };
+        let signatures = signature.into_iter().collect();
+        Ok(Claim::new(algorithm, content, signatures))
     }
 
     /// Refuses a time too far from now: what somebody has copied cannot be sent again for ever.
@@ -196,15 +227,19 @@ impl Scheme {
 fn github(headers: &HeaderMap, body: &[u8]) -> Result<Claim, Refusal> {
     const SIGNATURE: &str = "x-hub-signature-256";
     let signature = text(headers, SIGNATURE).ok_or(Refusal::Unsigned(SIGNATURE))?;
-    Ok(Claim {
-        algorithm: hmac::HMAC_SHA256,
-        content: body.to_vec(),
-        signatures: signature
-            .strip_prefix("sha256=")
-            .and_then(from_hex)
-            .into_iter()
-            .collect(),
-    })
+    let signature = signature.strip_prefix("sha256=").and_then(from_hex);
+    let signatures = signature.into_iter().collect();
+    Ok(Claim::new(hmac::HMAC_SHA256, body.to_vec(), signatures))
+}
+
+/// Signatures of one version in a list of Standard Webhooks.
+fn of_version(version: &str, listed: &str) -> Vec<Vec<u8>> {
+    let encoded = listed
+        .split(' ')
+        .filter_map(|one| one.strip_prefix(version));
+    encoded
+        .filter_map(|one| STANDARD.decode(one).ok())
+        .collect()
 }
 
 /// A header that is there once.
@@ -235,6 +270,8 @@ fn from_hex(text: &str) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
 
+    use ring::signature::{Ed25519KeyPair, KeyPair as _};
+
     /// Request with a signature, and what is asked of it.
     struct Case<'c> {
         kind: WebhookKind,
@@ -262,8 +299,8 @@ mod tests {
     impl Case<'_> {
         fn judge(&self, body: &str, now: u64) -> Result<(), Refusal> {
             let scheme = scheme(self.kind);
-            let secret = scheme.secret(self.secret).expect("a secret");
-            scheme.verify(&[secret], &headers(self.headers), body.as_bytes(), now)
+            let key = scheme.key(self.secret).expect("a key");
+            scheme.verify(&[key], &headers(self.headers), body.as_bytes(), now)
         }
 
         /// Taken as it is, and not with one byte of the body or the secret changed, or without its signature.
@@ -274,10 +311,9 @@ mod tests {
                 Err(Refusal::Wrong)
             );
             let scheme = scheme(self.kind);
-            let other = scheme.secret("whsec_b3RoZXIgc2VjcmV0").unwrap();
+            let other = scheme.key("whsec_b3RoZXIgc2VjcmV0").unwrap();
             let lines = headers(self.headers);
-            let judged =
-                scheme.verify(&[other, Vec::new()], &lines, self.body.as_bytes(), self.now);
+            let judged = scheme.verify(&[other], &lines, self.body.as_bytes(), self.now);
             assert_eq!(judged, Err(Refusal::Wrong));
             let unsigned = scheme.verify(&[], &HeaderMap::new(), self.body.as_bytes(), self.now);
             assert!(unsigned.is_err());
@@ -347,9 +383,54 @@ mod tests {
         assert_eq!(case.judge(case.body, case.now + 301), Err(Refusal::Stale));
         // The secret is base64 with its prefix and without, and never the text itself.
         let scheme = scheme(WebhookKind::Standard);
-        let bare = scheme.secret("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
-        assert_eq!(bare, scheme.secret(case.secret));
-        assert!(scheme.secret("whsec_not base64").is_err());
+        let bare = scheme.key("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
+        assert_eq!(bare, scheme.key(case.secret));
+        assert!(scheme.key("whsec_not base64").is_err());
+    }
+
+    #[test]
+    fn a_public_key_takes_what_its_owner_has_signed_and_no_hmac() {
+        let seed = b"9d61b19deffd5a60ba844af492ec2cc4";
+        let pair = Ed25519KeyPair::from_seed_unchecked(seed).unwrap();
+        let public = format!("whpk_{}", STANDARD.encode(pair.public_key()));
+        let body = r#"{"test": 2432232314}"#;
+        let content = format!("msg_1.1614265330.{body}");
+        let signature = STANDARD.encode(pair.sign(content.as_bytes()));
+        let line = format!("v1,bm90aGluZw== v1a,{signature}");
+        let case = Case {
+            kind: WebhookKind::Standard,
+            secret: &public,
+            headers: &[
+                ("webhook-id", "msg_1"),
+                ("webhook-timestamp", "1614265330"),
+                ("webhook-signature", &line),
+            ],
+            body,
+            now: 1_614_265_330,
+        };
+        case.hold();
+        // Whoever has read the public key must not be able to sign with it as with a secret.
+        let hmac = hmac::Key::new(hmac::HMAC_SHA256, pair.public_key().as_ref());
+        let forged = STANDARD.encode(hmac::sign(&hmac, content.as_bytes()));
+        for forged in [
+            format!("v1,{forged}"),
+            format!("v1a,{forged}"),
+            format!("v1,{signature}"),
+        ] {
+            let case = Case {
+                headers: &[
+                    ("webhook-id", "msg_1"),
+                    ("webhook-timestamp", "1614265330"),
+                    ("webhook-signature", &forged),
+                ],
+                ..case
+            };
+            assert_eq!(case.judge(body, case.now), Err(Refusal::Wrong), "{forged}");
+        }
+        for wrong in ["whpk_", "whpk_bm90", "whpk_not base64"] {
+            let why = scheme(WebhookKind::Standard).key(wrong).unwrap_err();
+            assert!(why.contains("whpk_ and 32 bytes"), "{why}");
+        }
     }
 
     #[test]
@@ -410,15 +491,15 @@ mod tests {
                 id: None,
             });
             let body = b"what do ya want for nothing?";
-            let secrets = [b"another".to_vec(), b"Jefe".to_vec()];
+            let keys = [b"another".to_vec(), b"Jefe".to_vec()].map(Key::Shared);
             let signed = headers(&[("x-signature", &format!("sig={tag}"))]);
-            assert_eq!(scheme.verify(&secrets, &signed, body, 0), Ok(()));
+            assert_eq!(scheme.verify(&keys, &signed, body, 0), Ok(()));
             let cut = headers(&[("x-signature", &format!("sig={}", &tag[2..]))]);
-            assert_eq!(scheme.verify(&secrets, &cut, body, 0), Err(Refusal::Wrong));
+            assert_eq!(scheme.verify(&keys, &cut, body, 0), Err(Refusal::Wrong));
             let twice = HeaderMap::from_iter([("x-signature", tag), ("x-signature", tag)].map(
                 |(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap()),
             ));
-            assert!(scheme.verify(&secrets, &twice, body, 0).is_err());
+            assert!(scheme.verify(&keys, &twice, body, 0).is_err());
         }
     }
 }

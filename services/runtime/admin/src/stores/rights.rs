@@ -9,9 +9,9 @@
 //! | account | who | what |
 //! |---|---|---|
 //! | `APP` | operator, console | streams, consumers, everything |
-//! | `APP.fn.FUNCTION` | the workers of a function | its consumer, its letters, the types it emits, its use of files |
-//! | `APP.gateway` | gateways | public types, those of its routes, files, looks at streams and consumers |
-//! | `APP.public` | clients without credentials | public types |
+//! | `APP:fn:FUNCTION` | the workers of a function | its consumer, its letters, the types it emits, its use of files |
+//! | `APP:gateway` | gateways | public types, those of its routes, files, looks at streams and consumers |
+//! | `APP:public` | clients without credentials | public types |
 //!
 //! # Redis
 //!
@@ -19,6 +19,7 @@
 //! alone loads code, which would run with the rights of whoever calls it.
 
 pub mod accounts;
+pub mod compare;
 pub mod folders;
 pub mod keys;
 pub mod users;

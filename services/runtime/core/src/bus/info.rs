@@ -1,7 +1,7 @@
 //! Answers of the JetStream API as structs: streams, consumers, pages of both. The one place that knows the names of
 //! the server's fields; one that an older server leaves out takes its default.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::app::{AppName, OWNER};
 use base64::Engine as _;
@@ -30,6 +30,47 @@ pub mod code {
     pub const STORE_FAILED: u64 = 10077;
     /// The account's limit of bytes in a stream is reached.
     pub const STREAM_BYTES_EXCEEDED: u64 = 10122;
+}
+
+/// Subject on which a server tells a client who it is, and nothing of others.
+pub const USER_INFO: &str = "$SYS.REQ.USER.INFO";
+
+/// Answer to [`USER_INFO`].
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct UserInfo {
+    /// Public key or name of the user.
+    pub user: String,
+    /// Account that it is in.
+    pub account: String,
+    /// Rights that it has; empty for all.
+    pub permissions: UserPermissions,
+}
+
+/// Subjects that a user may publish and subscribe to.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct UserPermissions {
+    pub publish: Allowed,
+    pub subscribe: Allowed,
+}
+
+/// Subjects that are allowed, and those that are not all the same.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Allowed {
+    pub allow: BTreeSet<String>,
+    pub deny: BTreeSet<String>,
+}
+
+impl UserInfo {
+    /// Whether nothing restricts it in its account.
+    pub fn may_everything(&self) -> bool {
+        let UserPermissions { publish, subscribe } = &self.permissions;
+        [publish, subscribe]
+            .iter()
+            .all(|part| part.allow.is_empty() && part.deny.is_empty())
+    }
 }
 
 /// Answer to `STREAM.INFO`: a stream as it is.

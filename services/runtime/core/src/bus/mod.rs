@@ -316,6 +316,18 @@ impl Bus {
         }
     }
 
+    /// Account and rights of this connection, as the server has them.
+    pub async fn user_info(&self) -> Result<info::UserInfo, BusError> {
+        let asked = self.client.request(info::USER_INFO, Bytes::new());
+        let answer = tokio::time::timeout(LOCKED_OUT_AFTER, asked).await;
+        let answer = answer.map_err(|_| failed("no answer", info::USER_INFO))?;
+        let answer = answer.map_err(|e| failed("no answer", e))?;
+        let mut answer: Value =
+            serde_json::from_slice(&answer.payload).map_err(|e| failed("unreadable answer", e))?;
+        info::UserInfo::deserialize(answer["data"].take())
+            .map_err(|e| failed("unreadable answer", e))
+    }
+
     /// Whether the server knows keys and this process has shown none: it may publish what is public then, and nobody answers it,
     /// unless the server gives everybody more.
     fn may_be_locked_out(&self) -> bool {

@@ -50,16 +50,27 @@ impl Config {
     /// Takes the credentials of a role from where `oncue up` keeps them, where it runs servers that want some and
     /// nothing else was told: from the folder `.oncue/keys` beside the file, or from that of its `--data`.
     pub fn log_in(&mut self, role: &Role) {
-        let beside = self.beside(Path::new(DATA));
-        let elsewhere = std::fs::read_to_string(beside.join(ELSEWHERE));
-        let elsewhere = elsewhere.ok().map(PathBuf::from);
-        // Whoever keeps it elsewhere came later than what lies here.
-        for data in [elsewhere, Some(beside)].into_iter().flatten() {
-            let folder = data.join(FOLDER);
+        for folder in self.key_folders() {
             if let Some(servers) = LockedServers::read(&folder) {
                 self.log_in_from(&folder, &servers, role);
             }
         }
+    }
+
+    /// Folder with the credentials of the app's `oncue up`, which need not be there.
+    pub fn key_folder(&self) -> PathBuf {
+        let mut folders = self.key_folders();
+        let known = folders.iter().position(|folder| folder.is_dir());
+        folders.swap_remove(known.unwrap_or(folders.len() - 1))
+    }
+
+    /// Folders where the credentials may be; whoever keeps them elsewhere came later than what lies beside the file.
+    fn key_folders(&self) -> Vec<PathBuf> {
+        let beside = self.beside(Path::new(DATA));
+        let elsewhere = std::fs::read_to_string(beside.join(ELSEWHERE));
+        let elsewhere = elsewhere.ok().map(PathBuf::from);
+        let folders = elsewhere.into_iter().chain([beside]);
+        folders.map(|data| data.join(FOLDER)).collect()
     }
 
     /// Forgets where an `oncue up` before kept its data.

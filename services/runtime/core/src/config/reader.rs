@@ -293,23 +293,34 @@ impl<'t> Reader<'t> {
             self.fail(places.get("limit").cloned(), &why);
         }
         for route in &config.routes {
-            let auth = route.auth.as_ref();
-            if let Some(name) = auth.filter(|name| !config.auths.contains_key(*name)) {
-                let why = format!("[[route]] {}: auth: there is no [auth.{name}]", route.path);
-                self.fail(None, &why);
-            }
-            let limit = route.limit.as_ref();
-            if let Some(name) = limit.filter(|name| !config.limits.contains_key(*name)) {
-                let why = format!(
-                    "[[route]] {}: limit: there is no [limit.{name}]",
-                    route.path
-                );
-                self.fail(None, &why);
-            }
+            self.check_guards_of(route, config);
         }
         if let Some(Err(why)) = cors.as_ref().map(CorsConfig::check) {
             self.fail(places.get("cors").cloned(), &format!("[gateway] {why}"));
         }
+    }
+
+    /// Checks that the policies which a route names are there, and that somebody says the claims it takes.
+    fn check_guards_of(&mut self, route: &Route, config: &Config) {
+        let mut found = Vec::new();
+        let auth = route.auth.as_ref();
+        if let Some(name) = auth.filter(|name| !config.auths.contains_key(*name)) {
+            found.push(format!("auth: there is no [auth.{name}]"));
+        }
+        let limit = route.limit.as_ref();
+        if let Some(name) = limit.filter(|name| !config.limits.contains_key(*name)) {
+            found.push(format!("limit: there is no [limit.{name}]"));
+        }
+        let is_open = auth.or(config.gateway.auth.as_ref()).is_none();
+        if let Some(part) = route.claim().filter(|_| is_open) {
+            found.push(format!(
+                "{part}: nobody says claims without a credential; name an `auth` here or in [gateway]"
+            ));
+        }
+        self.mistakes.extend(found.iter().map(|why| Mistake {
+            at: 0,
+            message: format!("{}[[route]] {}: {why}", route.place, route.title()),
+        }));
     }
 
     /// Reads and checks all of `[[webhook]]`, each with its place.

@@ -31,11 +31,12 @@ impl Role {
         }
     }
 
-    /// Account in NATS.
+    /// Account in NATS, `shop:fn:count-views`. Without a dot: the server has it as one token of the subjects on which it answers
+    /// questions about an account, and would answer none otherwise.
     pub fn account(&self, app: &AppName) -> String {
         match self {
             Self::Operator | Self::Console => app.to_string(),
-            other => format!("{app}.{}", other.name()),
+            other => format!("{app}:{}", other.name().replace('.', ":")),
         }
     }
 

@@ -98,7 +98,8 @@ pub struct FailureType {
 }
 
 /// Origin of a field: a part of the request (`"path.order"`, `"query.page"`, `"header.x-visitor"`, `"body.customer.name"`,
-/// `"body"`), with a default (`{ from = "query.page", default = 1 }`), or always the same (`{ value = "web" }`).
+/// `"body"`, `"claim.tenant"`), with a default (`{ from = "query.page", default = 1 }`), or always the same
+/// (`{ value = "web" }`).
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(try_from = "toml::Value")]
 pub enum FieldSource {
@@ -120,6 +121,8 @@ pub enum RequestPart {
     Header(String),
     /// Member of the JSON body, by the names that lead to it; none for the whole body.
     Body(Vec<String>),
+    /// Claim of the credential with which the request came in, by its whole name.
+    Claim(String),
 }
 
 impl std::fmt::Display for RequestPart {
@@ -130,6 +133,7 @@ impl std::fmt::Display for RequestPart {
             Self::Header(name) => write!(f, "header.{name}"),
             Self::Body(names) if names.is_empty() => f.write_str("body"),
             Self::Body(names) => write!(f, "body.{}", names.join(".")),
+            Self::Claim(name) => write!(f, "claim.{name}"),
         }
     }
 }
@@ -143,12 +147,13 @@ impl std::str::FromStr for RequestPart {
             ("path", name) if !name.is_empty() => Ok(Self::Path(name.into())),
             ("query", name) if !name.is_empty() => Ok(Self::Query(name.into())),
             ("header", name) if is_token(name) => Ok(Self::Header(name.to_ascii_lowercase())),
+            ("claim", name) if !name.is_empty() => Ok(Self::Claim(name.into())),
             ("body", "") if text == "body" => Ok(Self::Body(Vec::new())),
             ("body", names) if names.split('.').all(|name| !name.is_empty()) => {
                 Ok(Self::Body(names.split('.').map(str::to_owned).collect()))
             }
             _ => Err(format!(
-                "{text:?} is no part of a request; it is path.NAME, query.NAME, header.NAME, body.NAME or body"
+                "{text:?} is no part of a request; it is path.NAME, query.NAME, header.NAME, body.NAME, body or claim.NAME"
             )),
         }
     }
@@ -243,6 +248,13 @@ impl Route {
     fn names_body(&self) -> bool {
         let mut parts = self.fields.values().filter_map(FieldSource::part);
         parts.any(|part| matches!(part, RequestPart::Body(_)))
+    }
+
+    /// First claim that a value is taken from: somebody must have said it.
+    pub fn claim(&self) -> Option<&RequestPart> {
+        let sources = self.fields.values().chain(&self.key);
+        let mut parts = sources.filter_map(FieldSource::part);
+        parts.find(|part| matches!(part, RequestPart::Claim(_)))
     }
 
     /// Names of the parameters of the path.
@@ -429,7 +441,9 @@ impl Route {
             (Some(FieldSource::Of { part, default }), _) => {
                 let is_text = default.as_ref().is_none_or(toml::Value::is_str);
                 if matches!(part, RequestPart::Body(_)) || !is_text {
-                    found.push("the key of a row is text of path, query or header".to_owned());
+                    found.push(
+                        "the key of a row is text of path, query, header or claim".to_owned(),
+                    );
                 }
             }
             (Some(FieldSource::Constant(_)), _) => {}

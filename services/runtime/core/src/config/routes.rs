@@ -58,7 +58,7 @@ pub struct BoundField {
 /// Origin of a field's value.
 #[derive(Debug)]
 pub enum Origin {
-    /// Text of the path, the query or a header.
+    /// Text of the path, the query, a header or a claim.
     Text {
         part: RequestPart,
         field: TextField,
@@ -342,9 +342,11 @@ fn bind(entry: &Entry, name: &str, source: &FieldSource) -> Result<BoundField, S
                 },
                 part => {
                     let field = entry.text_field(name)?;
-                    if field.is_list() && !matches!(part, RequestPart::Query(_)) {
+                    if field.is_list()
+                        && !matches!(part, RequestPart::Query(_) | RequestPart::Claim(_))
+                    {
                         return Err(format!(
-                            "field {name:?} is a list, which only a query can hold: {part} is one value"
+                            "field {name:?} is a list, which only a query or a claim can hold: {part} is one value"
                         ));
                     }
                     Origin::Text {

@@ -41,7 +41,8 @@ pub struct WebhookConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WebhookKind {
-    /// Standard Webhooks 1.0: `webhook-id`, `webhook-timestamp`, `webhook-signature`.
+    /// Standard Webhooks 1.0: `webhook-id`, `webhook-timestamp`, `webhook-signature`; by a secret (`whsec_...`), or by the
+    /// sender's public key (`whpk_...`, Ed25519).
     Standard,
     /// `X-Hub-Signature-256`, `X-GitHub-Delivery`.
     GitHub,

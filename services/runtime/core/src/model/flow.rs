@@ -12,10 +12,13 @@
 //! | `n` | steps still open; 0 means that the flow is complete |
 //! | `at`, `end` | first write, and when `n` last became 0 |
 //!
+//! Rows that steps have changed stand beside it, see [`StepRow`].
+//!
 //! An event id may hold `:`, a function's name may not. Whatever else stands in the hash is passed over, and what is
 //! half there is shown as far as it goes: a page about a flow must not fail because of one field.
 
 mod observed;
+mod step_row;
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -23,6 +26,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 pub use self::observed::{Edge, HashFields, Registered, edges, functions};
+pub use self::step_row::StepRow;
 
 /// Tracked flow, as far as its ledger tells. All times are Unix milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

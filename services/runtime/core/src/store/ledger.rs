@@ -32,15 +32,18 @@ pub struct Entry {
     pub follows: Vec<(String, String, String)>,
 }
 
-/// Field of a ledger about one step, written beside the commits: that a run began, or why one failed.
+/// Note about one step, written beside the commits: that a run began, why one failed, or how it found and left its row.
 #[derive(Debug, Clone)]
 pub struct StepUpdate {
     /// Id of the flow.
     pub flow: String,
-    /// `r:EVENT:FUNCTION` for a run that began, `w:EVENT:FUNCTION` for one that failed.
+    /// `r:EVENT:FUNCTION` in the ledger for a run that began, `w:EVENT:FUNCTION` for one that failed; `EVENT:FUNCTION` beside
+    /// it for a row.
     pub field: String,
-    /// `MS ATTEMPT`, or `MS WHY`.
+    /// `MS ATTEMPT`, or `MS WHY`; of a row a [`StepRow`](crate::model::flow::StepRow) as JSON.
     pub text: String,
+    /// Whether it is about a row.
+    pub is_row: bool,
     /// Time that the ledger stays from now on; whole seconds, at least one.
     pub keep: Duration,
 }

@@ -38,6 +38,7 @@ pub use self::rows::{KeyedRow, NewerRow, RowEdit, RowPage};
 pub use self::samples::SAMPLES_MS;
 pub use self::sentinel::SentinelAnswer;
 use self::sentinel::Sentinels;
+pub use self::users::StoredUser;
 use self::wire::{commit_call, row};
 use super::mark::{OutboxName, SeenMark};
 use super::{

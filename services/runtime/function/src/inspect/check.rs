@@ -15,7 +15,8 @@ use oncue_proto::oncue::v1::DeadLetter;
 use prost::Message as _;
 
 use super::InspectError;
-use crate::foreign::{ForeignCall, ForeignEvent, ForeignRun, Keyed, RunPurpose};
+use crate::files::FileStore;
+use crate::foreign::{ForeignCall, ForeignEvent, ForeignFiles, ForeignRun, Keyed, RunPurpose};
 use crate::function::Erased;
 use crate::state::{author_fields, stored_version};
 
@@ -118,9 +119,15 @@ impl Checker<'_> {
             events: Vec::new(),
             purpose: RunPurpose::Check,
             timeout: CHECK_TIMEOUT,
+            files: self.no_files(),
         };
         let answered = call(run).await;
         answered.map(|_| ()).map_err(|lost| lost.text().to_owned())
+    }
+
+    /// Files for who only reads rows and events.
+    fn no_files(&self) -> ForeignFiles {
+        ForeignFiles::new(FileStore::Absent, self.function.declared())
     }
 
     /// Has another process read an event whose key is known.
@@ -142,6 +149,7 @@ impl Checker<'_> {
             }],
             purpose: RunPurpose::Check,
             timeout: CHECK_TIMEOUT,
+            files: self.no_files(),
         };
         let answered = call(run).await.and_then(|answer| answer.of_events(1));
         let answer = answered.map_err(|lost| lost.text().to_owned())?;

@@ -12,7 +12,9 @@ use prost::Message as _;
 
 use crate::context::Context;
 use crate::files::FileStore;
-use crate::foreign::{ForeignAnswer, ForeignEvent, ForeignRun, Keyed, Lost, RunPurpose};
+use crate::foreign::{
+    ForeignAnswer, ForeignEvent, ForeignFiles, ForeignRun, Keyed, Lost, RunPurpose,
+};
 use crate::function::Erased;
 use crate::inspect::InspectError;
 use crate::operator::{Operator, hear, say};
@@ -96,6 +98,7 @@ pub(crate) async fn dry_run(
             }],
             purpose: RunPurpose::DryRun,
             timeout,
+            files: ForeignFiles::new(FileStore::Operator(operator), function.declared()),
         };
         return Ok(finish(elsewhere(call(run).await))?);
     }

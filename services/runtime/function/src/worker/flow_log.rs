@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use oncue_core::config::{FlowsConfig, Track};
-use oncue_core::store::{Entry, StepUpdate, Store};
+use oncue_core::model::flow::StepRow;
+use oncue_core::store::{Entry, Fields, StepUpdate, Store};
 use oncue_proto::event::{self, Meta};
 use parking_lot::Mutex;
 use serde_json::json;
@@ -98,6 +99,23 @@ impl FlowLog {
         }
     }
 
+    /// A run has found its row so, and leaves it so; `None` where it has failed. `events` were handled by that one run.
+    pub fn row(&self, event: &Invocation, before: &Fields, after: Option<&Fields>, events: usize) {
+        if event.tracked {
+            let row = StepRow {
+                events,
+                ..StepRow::new(before, after)
+            };
+            self.updates.send(StepUpdate {
+                flow: event.meta.flow.clone(),
+                field: format!("{}:{}", event.meta.id, self.function),
+                text: json!(row).to_string(),
+                is_row: true,
+                keep: self.keep,
+            });
+        }
+    }
+
     /// Field `r:EVENT:FUNCTION` for a run and `w:EVENT:FUNCTION` for a failure, each with the Unix
     /// milliseconds in front.
     fn update(&self, event: &Invocation, kind: &str, text: &str) {
@@ -105,6 +123,7 @@ impl FlowLog {
             flow: event.meta.flow.clone(),
             field: format!("{kind}:{}:{}", event.meta.id, self.function),
             text: text.to_owned(),
+            is_row: false,
             keep: self.keep,
         });
     }

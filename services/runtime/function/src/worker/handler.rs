@@ -13,18 +13,19 @@ use std::time::Instant;
 use futures::FutureExt;
 use oncue_core::bus::Bus;
 use oncue_core::failpoint::{self, Sabotage};
-use oncue_core::store::{CommitEvent, Mark, Purpose, Store};
+use oncue_core::store::{CommitEvent, Fields, Mark, Purpose, Store};
 use oncue_proto::event;
 
 use crate::error::Result;
 use crate::files::FileStore;
-use crate::state::AnyRow;
+use crate::state::{AnyRow, author_fields};
 use crate::worker::batcher::{Batcher, Batching};
 use crate::worker::counters::Counters;
 use crate::worker::effects::{Effects, HandledKey, OpenRow};
 use crate::worker::flow_log::FlowLog;
 use crate::worker::invocation::{BoxedInvocation, Invocation, Settlement};
 use crate::worker::reader::KeySnapshot;
+use crate::worker::row_cache::{self, RowSnapshot};
 use crate::worker::watchdog::Watchdog;
 
 /// The function with its limits, and all that its runs touch. Owned by the worker; tasks of all
@@ -103,10 +104,19 @@ impl HandlerRunner {
         let mut events = Vec::new();
         let mut commits = Vec::new();
         for mut event in fresh {
+            let mut before = self.watched_row(&event, &row, state.as_ref());
+            if row.fields.is_empty() && events.is_empty() {
+                // A row that is not there yet has no fields, whatever it begins with.
+                before = before.map(|_| Fields::new());
+            }
             match self.handle(&mut event, state.as_mut()).await {
                 Ok(commit) => {
                     // The next event of the key begins with what this one has left.
                     state.keep();
+                    if let Some(before) = before {
+                        let after = self.watched_row(&event, &row, state.as_ref());
+                        self.flow_log.row(&event, &before, after.as_ref(), 1);
+                    }
                     commits.push(commit);
                     events.push(event);
                 }
@@ -114,6 +124,9 @@ impl HandlerRunner {
                     // As if the failed run had not been: neighbours before and behind it are
                     // committed without it.
                     state.undo();
+                    if let Some(before) = before {
+                        self.flow_log.row(&event, &before, None, 1);
+                    }
                     let settlement =
                         Settlement::of_failure(&event, e, self.effects.limits.attempts);
                     handled.fail(event, settlement);
@@ -124,6 +137,20 @@ impl HandlerRunner {
         self.effects
             .prepare(key, &row, state, events, commits, &mut handled);
         handled
+    }
+
+    /// Row as it stands between two runs, for the log of a tracked flow; `None` for any other.
+    fn watched_row(
+        &self,
+        event: &Invocation,
+        row: &RowSnapshot,
+        state: &dyn AnyRow,
+    ) -> Option<Fields> {
+        if !event.tracked || self.effects.function.table.is_empty() {
+            return None;
+        }
+        let (set, del) = state.changes().ok()?;
+        Some(author_fields(&row_cache::changed(&row.fields, &set, &del)))
     }
 
     /// Counts the runs of events that were delivered before, ahead of anything that runs of them, so that one which kills

@@ -72,18 +72,17 @@ impl RowCache {
 /// Worked out before the commit and remembered behind it, if it is applied. Without the version,
 /// which Redis gives.
 pub(crate) fn after(before: &Fields, change: &RowChange) -> Option<Fields> {
-    let untouched = before
-        .iter()
-        .filter(|(name, _)| !is_changed(change, name))
-        .cloned();
-    let mut fields: Fields = untouched.chain(change.set.iter().cloned()).collect();
-    fields.sort();
-    is_small(&fields).then_some(fields)
+    Some(changed(before, &change.set, &change.del)).filter(is_small)
 }
 
-/// Whether the change sets the field or deletes it.
-fn is_changed(change: &RowChange, name: &String) -> bool {
-    change.del.contains(name) || change.set.iter().any(|(field, _)| field == name)
+/// Fields once some are set and others deleted.
+pub(crate) fn changed(before: &Fields, set: &Fields, del: &[String]) -> Fields {
+    let untouched = before
+        .iter()
+        .filter(|(name, _)| !del.contains(name) && !set.iter().any(|(field, _)| field == name));
+    let mut fields: Fields = untouched.chain(set).cloned().collect();
+    fields.sort();
+    fields
 }
 
 /// Bytes of names and values count together, against [`MAX_ROW_BYTES`].

@@ -1,8 +1,9 @@
 //! Rights as accounts of a nats-server's configuration.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Write as _};
 
+use oncue_core::bus::info::USER_INFO;
 use oncue_core::config::JETSTREAM_API;
 
 use super::{Answers, Grant, Publish, Rights, Role};
@@ -114,7 +115,7 @@ fn trusted_account(text: &mut String, rights: &Rights, keys: &PublicKeys) {
 fn small_account(text: &mut String, rights: &Rights, grant: &Grant, keys: &PublicKeys) {
     let app = &rights.app;
     let role = &grant.role;
-    let permissions = permissions(rights, grant);
+    let permissions = permissions(rights, grant).unwrap_or_default();
     let _ = writeln!(
         text,
         "  {} {{ # {role}\n    users: [",
@@ -163,29 +164,60 @@ fn small_account(text: &mut String, rights: &Rights, grant: &Grant, keys: &Publi
 }
 
 /// Permissions of a user in an account of its own. The account isolates; these bring an error where there would be silence.
-fn permissions(rights: &Rights, grant: &Grant) -> String {
-    let mut publish: Vec<String> = grant
-        .publishes
-        .iter()
-        .map(|publish| local(&publish.subject))
-        .collect();
-    let mut subscribe = vec!["_INBOX.>".to_owned()];
+#[derive(Debug, Default)]
+pub(super) struct Permissions {
+    /// Subjects that it may publish to.
+    pub publish: BTreeSet<String>,
+    /// Subjects that it may subscribe to.
+    pub subscribe: BTreeSet<String>,
+    /// Whether it may answer where it was asked.
+    answers: bool,
+}
+
+/// Permissions of a role; `None` for one that may do everything in its account.
+pub(super) fn permissions(rights: &Rights, grant: &Grant) -> Option<Permissions> {
+    if grant.role.is_trusted() {
+        return None;
+    }
+    let mut permissions = Permissions::default();
+    let Permissions {
+        publish, subscribe, ..
+    } = &mut permissions;
+    publish.insert(USER_INFO.to_owned());
+    publish.extend(
+        grant
+            .publishes
+            .iter()
+            .map(|publish| local(&publish.subject)),
+    );
+    subscribe.insert("_INBOX.>".to_owned());
     subscribe.extend(grant.hears.iter().map(|(subject, _)| subject.clone()));
-    let mut responses = "";
     if let Some(name) = &grant.answers_as {
         let vouchers = format!("oncue.survived.{}", rights.app.consumer(name));
-        publish.push(vouchers.clone());
+        publish.insert(vouchers.clone());
         // In its own account it asks itself, as the check of a container's health does.
         publish.extend([format!("$SRV.PING.{name}"), format!("$SRV.PING.{name}.*")]);
-        subscribe.push(vouchers);
+        subscribe.insert(vouchers);
         subscribe.extend(questions(grant));
-        responses = ", allow_responses: { max: 1, expires: \"5s\" }";
+        permissions.answers = true;
     }
-    format!(
-        "permissions: {{ publish: {{ allow: [{}] }}, subscribe: {{ allow: [{}] }}{responses} }}",
-        list(&publish),
-        list(&subscribe)
-    )
+    Some(permissions)
+}
+
+impl fmt::Display for Permissions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let responses = if self.answers {
+            ", allow_responses: { max: 1, expires: \"5s\" }"
+        } else {
+            ""
+        };
+        write!(
+            f,
+            "permissions: {{ publish: {{ allow: [{}] }}, subscribe: {{ allow: [{}] }}{responses} }}",
+            list(&self.publish),
+            list(&self.subscribe)
+        )
+    }
 }
 
 /// Subjects of the questions that a role answers.
@@ -203,8 +235,8 @@ fn questions(grant: &Grant) -> Vec<String> {
         .collect()
 }
 
-fn list(texts: &[String]) -> String {
-    let quoted: Vec<String> = texts.iter().map(|text| self::quoted(text)).collect();
+fn list<'t>(texts: impl IntoIterator<Item = &'t String>) -> String {
+    let quoted: Vec<String> = texts.into_iter().map(|text| self::quoted(text)).collect();
     quoted.join(", ")
 }
 

@@ -1,9 +1,11 @@
 //! Rights as users of Redis.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io;
 
 use oncue_core::app::AppName;
+use oncue_core::store::{Store, StoreError};
 use sha2::{Digest as _, Sha256};
 
 use super::{Access, Grant, Rights, Role};
@@ -100,13 +102,30 @@ pub struct User {
 impl User {
     /// Rules with passwords, of which each is good; as hashes, since Redis asks for no more.
     pub fn rules_with(&self, passwords: &[String]) -> Vec<String> {
-        let hashes = passwords.iter().map(|password| {
-            let digest = Sha256::digest(password);
-            let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-            format!("#{hex}")
-        });
+        let hashes = passwords
+            .iter()
+            .map(|password| format!("#{}", hash(password)));
         self.rules.iter().cloned().chain(hashes).collect()
     }
+
+    /// Rights as a server puts them.
+    pub(super) async fn described_by(
+        &self,
+        store: &Store,
+        app: &AppName,
+    ) -> Result<BTreeSet<String>, StoreError> {
+        let said = ["reset", "on"];
+        let rules = self.rules.iter().filter(|rule| !said.contains(&&***rule));
+        let rules: Vec<String> = rules.cloned().collect();
+        let described = store.described(&format!("{app}.check"), &rules).await?;
+        Ok(described.rights)
+    }
+}
+
+/// Hash of a password, in hex, as Redis keeps it.
+pub(super) fn hash(password: &str) -> String {
+    let digest = Sha256::digest(password);
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Users of an app, by role.

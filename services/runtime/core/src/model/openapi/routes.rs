@@ -93,7 +93,7 @@ fn of_event(
     };
     for field in &target.fields {
         if let Origin::Text { part, field, .. } = &field.origin
-            && !matches!(part, RequestPart::Path(_))
+            && matches!(part, RequestPart::Query(_) | RequestPart::Header(_))
         {
             let schema = property(document, entry.schema(), field.name());
             operation = operation.parameter(parameter(part, &schema, false));
@@ -149,7 +149,7 @@ fn property(document: &Document, message: &str, field: &str) -> Value {
     property.cloned().unwrap_or_else(|| json!({}))
 }
 
-/// Parameter by the part of a request that it stands in; nothing for a body.
+/// Parameter by the part of a request that it stands in; nothing for a body and a claim.
 fn parameter(part: &RequestPart, schema: &Value, is_needed: bool) -> Value {
     match part {
         RequestPart::Query(name) => {
@@ -161,7 +161,7 @@ fn parameter(part: &RequestPart, schema: &Value, is_needed: bool) -> Value {
         RequestPart::Path(name) => {
             json!({ "name": name, "in": "path", "required": true, "schema": schema })
         }
-        RequestPart::Body(_) => Value::Null,
+        RequestPart::Body(_) | RequestPart::Claim(_) => Value::Null,
     }
 }
 

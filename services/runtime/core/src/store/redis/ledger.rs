@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::Store;
 use super::regress::RESTORING;
-use crate::model::flow::{self, Edge, Flow, HashFields, Registered};
+use crate::model::flow::{self, Edge, Flow, HashFields, Registered, StepRow};
 use crate::model::history::History;
 use crate::model::manifest::Manifest;
 use crate::store::{
@@ -22,6 +22,8 @@ use oncue_proto::event::{self, Meta};
 ///
 /// A million keys are 200 round trips.
 const KEYS_AT_A_TIME: usize = 5000;
+/// Rows of steps that one command asks for, of a kilobyte each.
+const ROWS_AT_A_TIME: usize = 500;
 /// Key, without the app, of a hash, function -> [`History`] as JSON.
 const HISTORY: &str = "history";
 
@@ -168,6 +170,30 @@ impl Store {
         Ok(new)
     }
 
+    /// Row of each of these steps of a tracked flow, an event and a function each; `None` for one without a row.
+    pub async fn step_rows(
+        &self,
+        flow: &str,
+        steps: &[(&str, &str)],
+    ) -> Result<Vec<Option<StepRow>>, StoreError> {
+        let key = self.keys.flow_rows(flow);
+        let mut rows = Vec::with_capacity(steps.len());
+        for part in steps.chunks(ROWS_AT_A_TIME) {
+            let mut ask = cmd("HMGET");
+            ask.arg(&key);
+            for (event, function) in part {
+                ask.arg(format!("{event}:{function}"));
+            }
+            let found: Vec<Option<String>> = ask.query_async(&mut self.connection()).await?;
+            rows.extend(
+                found
+                    .into_iter()
+                    .map(|json| serde_json::from_str(&json?).ok()),
+            );
+        }
+        Ok(rows)
+    }
+
     /// Records in ledgers that runs begin or have failed, in one round trip. For those who look on: no step opens or
     /// closes by it.
     ///
@@ -175,13 +201,18 @@ impl Store {
     pub async fn record_steps(&self, updates: &[StepUpdate]) -> Result<(), StoreError> {
         let mut pipe = redis::pipe();
         for update in updates {
+            let key = if update.is_row {
+                self.keys.flow_rows(&update.flow)
+            } else {
+                self.keys.flow(&update.flow)
+            };
             pipe.cmd("HSET")
-                .arg(self.keys.flow(&update.flow))
+                .arg(&key)
                 .arg(&update.field)
                 .arg(&update.text)
                 .ignore();
             pipe.cmd("EXPIRE")
-                .arg(self.keys.flow(&update.flow))
+                .arg(key)
                 .arg(update.keep.as_secs().max(1))
                 .ignore();
         }

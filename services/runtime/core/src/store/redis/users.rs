@@ -1,6 +1,8 @@
 //! Users of Redis, and what they may.
 
-use redis::cmd;
+use std::collections::{BTreeSet, HashMap};
+
+use redis::{FromRedisValue, RedisError, Value, cmd, from_redis_value};
 
 use super::Store;
 use crate::store::StoreError;
@@ -16,6 +18,17 @@ const REPLAYED: [(&str, &[&str]); 4] = [
     ("ZADD", &["1", "x"]),
     ("DEL", &[]),
 ];
+
+/// User as Redis has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredUser {
+    /// Whether it lets anybody in.
+    pub is_on: bool,
+    /// Hashes of its passwords, in hex.
+    pub passwords: BTreeSet<String>,
+    /// Rules of keys, channels and commands that give it something, as `ACL SETUSER` takes them.
+    pub rights: BTreeSet<String>,
+}
 
 impl Store {
     /// Refuses a user who may not do all that a commit of a function does, before the first one: a refusal in its middle keeps
@@ -83,10 +96,70 @@ impl Store {
         Ok(())
     }
 
+    /// Names of all users.
+    pub async fn user_names(&self) -> Result<Vec<String>, StoreError> {
+        Ok(cmd("ACL")
+            .arg("USERS")
+            .query_async(&mut self.connection())
+            .await?)
+    }
+
+    /// User of a name, if there is one.
+    pub async fn user(&self, name: &str) -> Result<Option<StoredUser>, StoreError> {
+        let mut ask = cmd("ACL");
+        ask.arg("GETUSER").arg(name);
+        let answer: Option<HashMap<String, Value>> =
+            ask.query_async(&mut self.connection()).await?;
+        let Some(mut answer) = answer else {
+            return Ok(None);
+        };
+        let flags: Vec<String> = part(&mut answer, "flags")?;
+        let passwords: Vec<String> = part(&mut answer, "passwords")?;
+        let mut rights = BTreeSet::new();
+        for kind in ["keys", "channels", "commands"] {
+            let rules: Option<String> = part(&mut answer, kind)?;
+            let rules = rules.unwrap_or_default();
+            // All is taken away first.
+            let given = rules.split_whitespace().filter(|rule| *rule != "-@all");
+            rights.extend(given.map(str::to_owned));
+        }
+        Ok(Some(StoredUser {
+            is_on: flags.iter().any(|flag| flag == "on"),
+            passwords: passwords.into_iter().collect(),
+            rights,
+        }))
+    }
+
+    /// Rights that come of rules, as this server puts them: each version sums commands up in its own way. A user of that name is
+    /// there for a moment, to whom nobody can log in.
+    pub async fn described(&self, name: &str, rules: &[String]) -> Result<StoredUser, StoreError> {
+        let off = ["reset".to_owned(), "off".to_owned()];
+        self.set_user(name, &[&off, rules].concat()).await?;
+        let described = self.user(name).await;
+        self.remove_user(name).await?;
+        described?
+            .ok_or_else(|| StoreError::refused(format!("somebody has removed the user {name}")))
+    }
+
     /// Gives a user these rules, of `ACL SETUSER`, from its next command on; nobody is disconnected.
     pub async fn set_user(&self, name: &str, rules: &[String]) -> Result<(), StoreError> {
         let mut set = cmd("ACL");
         set.arg("SETUSER").arg(name).arg(rules);
         Ok(set.query_async(&mut self.connection()).await?)
     }
+
+    /// Removes a user, and cuts its connections.
+    pub async fn remove_user(&self, name: &str) -> Result<(), StoreError> {
+        let mut remove = cmd("ACL");
+        remove.arg("DELUSER").arg(name);
+        Ok(remove.exec_async(&mut self.connection()).await?)
+    }
+}
+
+/// Part of the answer to `ACL GETUSER`.
+fn part<T: FromRedisValue>(
+    answer: &mut HashMap<String, Value>,
+    name: &str,
+) -> Result<T, RedisError> {
+    Ok(from_redis_value(answer.remove(name).unwrap_or(Value::Nil))?)
 }

@@ -9,19 +9,28 @@ use oncue_proto::event;
 
 use super::HandlerRunner;
 use crate::error::{Error, Result};
+use crate::files::FileStore;
 use crate::foreign::{
-    ForeignAnswer, ForeignCall, ForeignEffects, ForeignEvent, ForeignFailure, ForeignOutcome,
-    ForeignRun, Keyed, Lost, RunPurpose,
+    ForeignAnswer, ForeignCall, ForeignEffects, ForeignEvent, ForeignFailure, ForeignFiles,
+    ForeignOutcome, ForeignRun, Keyed, Lost, RunPurpose,
 };
 use crate::state::{author_fields, stored_name, stored_version};
 use crate::worker::effects::HandledKey;
 use crate::worker::invocation::{
     BoxedInvocation, DeadLetterReason, Invocation, RetryReason, Settlement,
 };
-use crate::worker::row_cache::RowSnapshot;
+use crate::worker::row_cache::{self, RowSnapshot};
 
 /// Class of a rejection whose event could not be read.
 const DECODE: &str = "decode";
+
+/// Change that a run makes to its row, for those who look on.
+struct WatchedChange {
+    before: Fields,
+    after: Fields,
+    /// Events of the run.
+    events: usize,
+}
 
 impl HandlerRunner {
     /// Runs the handler on fresh events, wherever it is, and says what to commit.
@@ -46,6 +55,10 @@ impl HandlerRunner {
             events: fresh.iter_mut().map(|event| self.outgoing(event)).collect(),
             purpose: RunPurpose::Apply,
             timeout: self.effects.limits.timeout.0,
+            files: ForeignFiles::new(
+                FileStore::Bus(self.bus.clone()),
+                self.effects.function.declared(),
+            ),
         };
         for event in &fresh {
             // In passing and without a wait: who looks at the flow sees that a run is under way.
@@ -106,6 +119,7 @@ impl HandlerRunner {
         handled: &mut HandledKey,
     ) {
         let change = self.foreign_change(key, row, answer.set, &answer.deleted);
+        let watched = self.watched_change(row, &change, &fresh);
         let shares_row = !self.effects.function.table.is_empty() && fresh.len() > 1;
         let mut events = Vec::new();
         let mut commits = Vec::new();
@@ -114,6 +128,11 @@ impl HandlerRunner {
             let ForeignOutcome { result, took } = outcome;
             let class = result.as_ref().err().map(|failure| failure.class);
             self.counters.ran(took, class, event.trace.ids());
+            if let Some(watched) = &watched {
+                let after = result.is_ok().then_some(&watched.after);
+                self.flow_log
+                    .row(&event, &watched.before, after, watched.events);
+            }
             match result {
                 Ok(ForeignEffects { drafts, ops }) => match self.to_commit(&mut event, drafts, ops)
                 {
@@ -152,6 +171,25 @@ impl HandlerRunner {
             self.effects
                 .prepare_row(row, change, events, commits, handled);
         }
+    }
+
+    /// Row before and after a run, for the log of tracked flows; `None` where there is nothing to log.
+    fn watched_change(
+        &self,
+        row: &RowSnapshot,
+        change: &RowChange,
+        events: &[BoxedInvocation],
+    ) -> Option<WatchedChange> {
+        let is_watched = events.iter().any(|event| event.tracked);
+        if !is_watched || self.effects.function.table.is_empty() {
+            return None;
+        }
+        let after = row_cache::changed(&row.fields, &change.set, &change.del);
+        Some(WatchedChange {
+            before: author_fields(&row.fields),
+            after: author_fields(&after),
+            events: events.len(),
+        })
     }
 
     /// Effects of a run that went well, as they are committed.
