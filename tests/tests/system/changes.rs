@@ -1,8 +1,11 @@
 //! Changes of a function, a row or a contract: what they would lose is refused before it happens, with the way around it,
 //! and two versions at work at once lose and double nothing.
 
+use std::process::Output;
+
 use oncue_core::contract;
 use oncue_core::store::Store;
+use oncue_proto::oncue::v1::{Envelope, Header};
 use oncue_tests::cluster::{Cluster, Process, QUICK_REDELIVERY, until};
 use serde_json::{Value, json};
 
@@ -34,23 +37,30 @@ impl Version<'_> {
         let oncue = oncue_tests::cluster::built("oncue").display().to_string();
         let args = [&[change.as_str(), oncue.as_str()], args].concat();
         let output = self.cluster.output("/usr/bin/env", &args);
+        output.into()
+    }
+}
+
+/// Text of a command, and the code it ended with.
+#[derive(Debug)]
+pub struct Answer {
+    code: i32,
+    text: String,
+}
+
+impl From<Output> for Answer {
+    fn from(output: Output) -> Self {
         let text = [output.stdout, output.stderr].concat();
-        Answer {
+        Self {
             code: output.status.code().unwrap_or(-1),
             text: String::from_utf8_lossy(&text).into_owned(),
         }
     }
 }
 
-#[derive(Debug)]
-struct Answer {
-    code: i32,
-    text: String,
-}
-
 impl Answer {
     #[track_caller]
-    fn says(&self, code: i32, words: &[&str]) {
+    pub fn says(&self, code: i32, words: &[&str]) {
         assert_eq!(self.code, code, "{}", self.text);
         for word in words {
             assert!(
@@ -388,4 +398,45 @@ async fn what_waits_for_a_removed_function_can_be_set_aside() {
     cluster.plain_publish([view(5)]);
     all_counted(&cluster, &store, 6).await;
     worker.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_removed_function_has_handled_does_not_wait() {
+    let cluster = cluster().await;
+    let first = version(&cluster, "");
+    first.oncue(&["apply"]).says(0, &[]);
+    let mut worker = first.start().await;
+    let bus = cluster.bus().await;
+    bus.publish(&named_view("view-1")).await.expect("acked");
+    all_counted(&cluster, &cluster.store().await, 1).await;
+    cluster.drained(&bus, "web", "changing").await;
+    worker.stop().await;
+    // As a function does whose NATS has started anew: the stream holds it twice.
+    bus.publish(&named_view("view-1")).await.expect("acked");
+    assert_eq!(cluster.count(&bus, "web").await, 2);
+    bus.publish(&named_view("view-2")).await.expect("acked");
+    first
+        .oncue(&["remove", "changing", "--yes"])
+        .says(1, &["1 events wait"]);
+    let remove = ["remove", "changing", "--set-aside", "--yes"];
+    first.oncue(&remove).says(0, &["1 events that waited"]);
+}
+
+/// A view with an id, which the stream does not know it by.
+fn named_view(id: &str) -> Envelope {
+    let headers = [
+        ("ce-specversion", "1.0"),
+        ("ce-id", id),
+        ("ce-type", "web.page.viewed"),
+        ("ce-source", "/test"),
+    ];
+    let headers = headers.map(|(name, value)| Header {
+        name: name.to_owned(),
+        value: value.to_owned(),
+    });
+    Envelope {
+        subject: "web.page.viewed".to_owned(),
+        headers: headers.to_vec(),
+        payload: view(0).1.into(),
+    }
 }

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use oncue_admin::changes::set_aside::Withdrawal;
-use oncue_admin::changes::waiting::Waiter;
+use oncue_admin::changes::waiting::{self, Waiter};
 use oncue_admin::dead_letters;
 use oncue_admin::functions::Overview;
 use oncue_core::bus::Bus;
@@ -58,24 +58,32 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         ))
         .advise("`oncue ps` lists its functions, `oncue apply` what is left over"));
     }
-    let waiting = found.as_ref().map_or(0, |(_, info)| info.lag());
+    let consumer = match &found {
+        Some(info) => Some(Consumer::of(function, info, settings, &bus).await?),
+        None => None,
+    };
+    let waiting = match &consumer {
+        Some(consumer) => consumer.waiting(&bus, &store).await?,
+        None => 0,
+    };
     refuse_to_lose(function, waiting, &store, args).await?;
     let letters = dead_letters::counts(&bus).await.map_err(Failure::silent)?;
     let letters = letters.get(function).copied().unwrap_or_default();
     confirm::ask(&question(args, waiting), args.yes)?;
-    if let Some((stream, info)) = &found {
+    if let Some(consumer) = &consumer {
         if args.set_aside {
-            let count = set_aside(function, info, settings, &bus, &store).await?;
+            let count = set_aside(consumer, settings, &bus, &store).await?;
             say(format_args!(
                 "- {} events that waited: dead letters of {function} now",
                 number(count)
             ));
         }
-        let consumer = bus.app().consumer(function);
-        let delete = format!("CONSUMER.DELETE.{stream}.{consumer}");
+        let stream = consumer.waiter.stream;
+        let name = bus.app().consumer(function);
+        let delete = format!("CONSUMER.DELETE.{stream}.{name}");
         let deleted = bus.api(&delete, &Value::Null).await;
         deleted.map_err(Failure::silent)?;
-        say(format_args!("- consumer {stream}/{consumer}"));
+        say(format_args!("- consumer {stream}/{name}"));
     }
     let forgotten = store.forget_function(function).await;
     forgotten.map_err(Failure::silent)?;
@@ -117,24 +125,48 @@ fn question(args: &Args, waiting: u64) -> String {
     }
 }
 
+/// Consumer of the function, and what it still has to deliver.
+struct Consumer<'c> {
+    waiter: Waiter<'c>,
+    subjects: Vec<String>,
+}
+
+impl<'c> Consumer<'c> {
+    async fn of(
+        function: &'c str,
+        info: &'c ConsumerInfo,
+        settings: &Settings,
+        bus: &Bus,
+    ) -> Result<Self, Failure> {
+        let stream = info.stream_name.as_str();
+        let created = bus.stream_created(stream).await;
+        let horizon = settings.config.stream(stream).horizon.0;
+        let waiter = Waiter {
+            function,
+            stream,
+            created: created.map_err(Failure::silent)?,
+            floor: info.ack_floor.stream_seq,
+            horizon: horizon.as_millis() as u64,
+        };
+        let subjects = info.config.filters().map(str::to_owned).collect();
+        Ok(Self { waiter, subjects })
+    }
+
+    /// Number of events that were not handled. The consumer's own count has those as well that were published again after
+    /// NATS had started anew, and that the function knows.
+    async fn waiting(&self, bus: &Bus, store: &Store) -> Result<u64, Failure> {
+        let counts = waiting::by_subject(self.waiter, &self.subjects, bus, store).await;
+        Ok(counts.map_err(Failure::silent)?.values().sum())
+    }
+}
+
 /// Makes dead letters of all that waits for the function.
 async fn set_aside(
-    function: &str,
-    consumer: &ConsumerInfo,
+    consumer: &Consumer<'_>,
     settings: &Settings,
     bus: &Bus,
     store: &Store,
 ) -> Result<u64, Failure> {
-    let stream = &consumer.stream_name;
-    let created = bus.stream_created(stream).await;
-    let horizon = settings.config.stream(stream).horizon.0;
-    let waiter = Waiter {
-        function,
-        stream,
-        created: created.map_err(Failure::silent)?,
-        floor: consumer.ack_floor.stream_seq,
-        horizon: horizon.as_millis() as u64,
-    };
     let secret = secret::id_secret(bus, store).await;
     let aside = Withdrawal {
         bus,
@@ -143,18 +175,15 @@ async fn set_aside(
         secret: &secret.map_err(Failure::silent)?,
         why: "the function was removed",
     };
-    let subjects: Vec<String> = consumer.config.filters().map(str::to_owned).collect();
-    let count = aside.all(waiter, &subjects).await;
+    let count = aside.all(consumer.waiter, &consumer.subjects).await;
     count.map_err(Failure::silent)
 }
 
-/// Stream and consumer of the function; `None` where there is none.
-async fn consumer(function: &str, bus: &Bus) -> Result<Option<(String, ConsumerInfo)>, Failure> {
+/// State of the function's consumer; `None` where there is none.
+async fn consumer(function: &str, bus: &Bus) -> Result<Option<ConsumerInfo>, Failure> {
     let all = oncue_admin::consumers::all(bus).await;
     let mut all = all.map_err(Failure::silent)?;
-    Ok(all
-        .remove(function)
-        .map(|consumer| (consumer.stream, consumer.info)))
+    Ok(all.remove(function).map(|consumer| consumer.info))
 }
 
 /// Refuses while the function runs: its workers would make anew what is removed.

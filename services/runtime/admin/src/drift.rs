@@ -280,7 +280,7 @@ fn undeclared(topology: &Topology, edges: &[Edge]) -> Vec<Finding> {
             None => findings.push(finding(
                 Kind::Undeclared,
                 format!("{edge}, but there is no function {function}"),
-                "it was removed or renamed; build it here, or wait until the edge is forgotten",
+                "it was taken out of oncue.toml or renamed; put it back, or have it forgotten with `oncue remove`",
             )),
             Some(known) if !known.manifest.triggers.contains(ty) => findings.push(finding(
                 Kind::Undeclared,

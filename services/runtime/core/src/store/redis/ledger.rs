@@ -236,7 +236,7 @@ impl Store {
         let mut pipe = redis::pipe();
         let now = event::now_ms();
         for (source, ty, count) in hops {
-            let field = format!("{source}\t{ty}\t{function}");
+            let field = hop_field(source, ty, function);
             pipe.cmd("HINCRBY")
                 .arg(self.keys.of(EDGES))
                 .arg(&field)
@@ -316,7 +316,8 @@ impl Store {
         Ok(note.exec_async(&mut self.connection()).await?)
     }
 
-    /// Forgets a function that is not wanted any more: its registration, its seen-marks, its counts, what a recovery gave it.
+    /// Forgets a function that is not wanted any more: its registration, its seen-marks, its counts, the hops to it and from
+    /// it, what a recovery gave it.
     pub async fn forget_function(&self, name: &str) -> Result<(), StoreError> {
         let mut c = self.connection();
         let known: Option<String> = cmd("HGET")
@@ -335,6 +336,15 @@ impl Store {
             pipe.cmd("HDEL").arg(self.keys.of(hash)).arg(name).ignore();
         }
         pipe.cmd("UNLINK").arg(self.keys.marks(name)).ignore();
+        let source = format!("/{name}");
+        for edge in self.edges().await? {
+            if edge.function == name || edge.source == source {
+                let hop = hop_field(&edge.source, &edge.ty, &edge.function);
+                for hash in [EDGES, EDGES_AT] {
+                    pipe.cmd("HDEL").arg(self.keys.of(hash)).arg(&hop).ignore();
+                }
+            }
+        }
         pipe.exec_async(&mut c).await?;
         self.forget_counts(name).await
     }
@@ -359,4 +369,9 @@ impl Store {
             .exec_async(&mut self.connection())
             .await?)
     }
+}
+
+/// Name of a hop in the hashes of edges.
+fn hop_field(source: &str, ty: &str, function: &str) -> String {
+    format!("{source}\t{ty}\t{function}")
 }
