@@ -7,7 +7,7 @@
 // Processes.
 mod keep_running;
 mod log;
-mod orphan_guard;
+pub mod orphan_guard;
 mod process;
 pub mod restart;
 mod supervisor;
@@ -432,8 +432,14 @@ impl Launch {
         let config = &self.settings.config;
         let gateway = health::gateway_url(config);
         let console = health::console_url(config);
+        // Without a site there is no page to open.
+        let entrance = if config.gateway.site.is_some() {
+            "page"
+        } else {
+            "gateway"
+        };
         let rows = [
-            ("page", format!("{gateway}/")),
+            (entrance, format!("{gateway}/")),
             ("console", format!("{console}/")),
             ("traces", self.plan.traces.to_string()),
             ("NATS", server_text(&self.plan.nats)),

@@ -284,7 +284,7 @@ impl Layout<'_> {
                 let breaks: Vec<String> = breaks.iter().map(|b| format!("\n    {b}")).collect();
                 let why = format!(
                     "events that were written with the contract before it would be read wrong{}\n    mend the contract, or \
-                     say --break-contract if nobody needs those events",
+                     say `oncue apply --break-contract` if nobody needs those events",
                     breaks.concat()
                 );
                 Some(Change::refused(what, why))
@@ -608,7 +608,13 @@ pub fn line(change: &Change) -> String {
         ChangeAction::Foreign => (".", DIM),
         ChangeAction::Refused => ("!", BAD),
     };
-    let mut out = paint(style, format_args!("{sign} {}", change.what));
+    let head = paint(style, format_args!("{sign} {}", change.what));
+    format!("{head}{}", details(change))
+}
+
+/// Rest of the line behind the name: why and what to do, or a line for each field.
+pub fn details(change: &Change) -> String {
+    let mut out = String::new();
     if let Some(why) = change.error.as_ref().or(change.way_out.as_ref()) {
         let _ = write!(out, ": {why}");
     }

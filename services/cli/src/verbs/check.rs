@@ -136,7 +136,8 @@ async fn with_servers(
     };
     let changes = layout.carry_out(&bus, &store).await;
     let refused = changes.iter().filter(|c| c.action == ChangeAction::Refused);
-    findings.refused.extend(refused.map(apply::line));
+    let refused = refused.map(|change| format!("{}{}", change.what, apply::details(change)));
+    findings.refused.extend(refused);
     let samples = args.samples.to_string();
     let tried = manifests.iter().map(|manifest| {
         let arguments = ["--check", samples.as_str()];

@@ -28,6 +28,7 @@ use crate::exit::{self, Failure};
 use crate::settings::Settings;
 use crate::terminal::paint::{BAD, DIM, GOOD, NAME, paint, remark};
 use crate::up::TRACK;
+use crate::up::orphan_guard::OrphanGuard;
 
 use self::live::Live;
 
@@ -57,6 +58,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         folder,
         args: args.up.clone(),
         up: Mutex::new(None),
+        guard: None,
         is_live: false,
     };
     // Whoever presses Ctrl-C in a terminal means `up` as well, which hears it itself: it drains, and then this ends.
@@ -123,6 +125,8 @@ struct Dev<'d> {
     args: Vec<String>,
     /// `oncue up`, once something was built. Here also while it is waited for: who stops this must find it.
     up: Mutex<Option<Child>>,
+    /// Ends `oncue up` where this process is killed and cannot.
+    guard: Option<OrphanGuard>,
     /// Whether somebody is told of the events, and takes keys.
     is_live: bool,
 }
@@ -139,9 +143,8 @@ impl Dev<'_> {
         let mut started = self.programs();
         loop {
             if is_built && self.up.get_mut().is_none() {
-                match self.start() {
-                    Ok(up) => *self.up.get_mut() = Some(up),
-                    Err(e) => return End::Failed(Failure::failed(format_args!("oncue up: {e}"))),
+                if let Err(failure) = self.start() {
+                    return End::Failed(failure);
                 }
             }
             let waited = tokio::select! {
@@ -153,6 +156,7 @@ impl Dev<'_> {
                 // Why it has ended it says itself.
                 Err(status) => {
                     *self.up.get_mut() = None;
+                    self.unguard();
                     let code = status.and_then(|status| status.code()).unwrap_or(1);
                     remark(paint(
                         BAD,
@@ -236,7 +240,19 @@ impl Dev<'_> {
         Ok(command)
     }
 
-    fn start(&self) -> std::io::Result<Child> {
+    fn start(&mut self) -> Result<(), Failure> {
+        let guard = OrphanGuard::start()?;
+        let up = self.spawn();
+        let up = up.map_err(|e| Failure::failed(format_args!("oncue up: {e}")))?;
+        if let Some(pid) = up.id() {
+            guard.watch(pid);
+        }
+        self.guard = Some(guard);
+        *self.up.get_mut() = Some(up);
+        Ok(())
+    }
+
+    fn spawn(&self) -> std::io::Result<Child> {
         let mut up = self.oncue()?;
         up.arg("up").args(&self.args);
         if self.is_live {
@@ -247,6 +263,13 @@ impl Dev<'_> {
             }
         }
         up.spawn()
+    }
+
+    /// Ends the guard of an `oncue up` that has ended.
+    fn unguard(&mut self) {
+        if let Some(guard) = self.guard.take() {
+            guard.dismiss();
+        }
     }
 
     /// Replaces the processes of functions that were built anew.
@@ -269,10 +292,12 @@ impl Dev<'_> {
             Ok(output) => {
                 let why = [output.stdout, output.stderr].concat();
                 remark(String::from_utf8_lossy(&why));
-                remark(paint(
-                    BAD,
-                    format_args!("{names} was not replaced; it runs on as it was"),
-                ));
+                let goes_on = if functions.len() == 1 {
+                    "was not replaced; it runs on as it was"
+                } else {
+                    "were not replaced; they run on as they were"
+                };
+                remark(paint(BAD, format_args!("{names} {goes_on}")));
             }
             Err(e) => remark(paint(BAD, format_args!("oncue restart: {e}"))),
         }
@@ -287,15 +312,18 @@ impl Dev<'_> {
         if let Some(pid) = pid.filter(|_| must_tell) {
             let _ = kill_process(pid, Signal::TERM);
         }
-        tokio::select! {
-            _ = up.wait() => return,
-            () = again => {}
+        let has_ended = tokio::select! {
+            _ = up.wait() => true,
+            () = again => false,
+        };
+        if !has_ended {
+            // Whoever asks again means it, and may have reached nobody but this process.
+            if let Some(pid) = pid {
+                let _ = kill_process(pid, Signal::TERM);
+            }
+            let _ = up.wait().await;
         }
-        // Whoever asks again means it, and may have reached nobody but this process.
-        if let Some(pid) = pid {
-            let _ = kill_process(pid, Signal::TERM);
-        }
-        let _ = up.wait().await;
+        self.unguard();
     }
 
     /// Waits for a change, and until nothing changes any more: an editor writes several files, and some of them twice.

@@ -5,10 +5,11 @@ mod python;
 mod terminal;
 mod typescript;
 
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use oncue_tests::cluster::{Cluster, built, free_port, until};
+use oncue_tests::cluster::{Cluster, built, free_port, until, wait_for};
 
 /// Places an order, and looks until it is counted.
 const ORDER: &str = r#"
@@ -77,21 +78,43 @@ fn is_made_tested_and_run(language: &str, install: impl Fn(&Path), count: &str, 
     );
 }
 
+/// New app in a folder of its own, with ports of its own for `oncue dev`.
+struct Workplace {
+    cluster: Cluster,
+    app: PathBuf,
+    /// Address of its gateway.
+    gateway: String,
+}
+
+impl Workplace {
+    async fn open(language: &str, install: impl Fn(&Path)) -> Self {
+        let mut cluster = Cluster::new("").await;
+        let output = cluster.output("oncue", &["new", "shop", "--lang", language]);
+        assert!(output.status.success(), "{}", text(&output));
+        let app = cluster.dir.join("shop");
+        install(&app);
+        let config = app.join("oncue.toml").display().to_string();
+        let gateway = format!("127.0.0.1:{}", free_port());
+        cluster.set("ONCUE_CONFIG", &config);
+        cluster.set("ONCUE_GATEWAY_LISTEN", &gateway);
+        // No trace viewer: its ports are the same for everybody.
+        cluster.set("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9");
+        cluster.set(
+            "ONCUE_CONSOLE_LISTEN",
+            &format!("127.0.0.1:{}", free_port()),
+        );
+        Self {
+            cluster,
+            app,
+            gateway,
+        }
+    }
+}
+
 /// A saved function runs anew, and nothing else does: `tax` is a text of `source`, and stands there with 7 in place of 19 after it
 /// was saved.
 async fn is_run_anew(language: &str, install: impl Fn(&Path), source: &str, tax: &str) {
-    let mut cluster = Cluster::new("").await;
-    let output = cluster.output("oncue", &["new", "shop", "--lang", language]);
-    assert!(output.status.success(), "{}", text(&output));
-    let app = cluster.dir.join("shop");
-    install(&app);
-    cluster.set(
-        "ONCUE_CONFIG",
-        &app.join("oncue.toml").display().to_string(),
-    );
-    for name in ["ONCUE_GATEWAY_LISTEN", "ONCUE_CONSOLE_LISTEN"] {
-        cluster.set(name, &format!("127.0.0.1:{}", free_port()));
-    }
+    let Workplace { cluster, app, .. } = Workplace::open(language, install).await;
     let mut dev = cluster.spawn("oncue", &["dev"]);
     dev.wait_for_line("ready in").await;
     let order = r#"{"order":"o1","customer":"ann","cents":1000}"#;
@@ -119,4 +142,21 @@ async fn is_run_anew(language: &str, install: impl Fn(&Path), source: &str, tax:
     // Nobody sits in front of it.
     let log = dev.log();
     assert!(!log.contains("Keys:") && !log.contains("└"), "{log}");
+}
+
+#[tokio::test]
+async fn a_killed_dev_leaves_nothing_behind() {
+    let place = Workplace::open("python", python::install).await;
+    let mut dev = place.cluster.spawn("oncue", &["dev"]);
+    dev.wait_for_line("ready in").await;
+    let children = dev.children();
+    assert!(!children.is_empty(), "oncue up, and its guard");
+    dev.kill();
+    wait_for("they have ended", async || {
+        let mut left = children.iter();
+        !left.any(|pid| Path::new(&format!("/proc/{pid}")).exists())
+    })
+    .await;
+    assert!(dev.log().contains("stopped in "), "{}", dev.log());
+    assert!(TcpStream::connect(&place.gateway).is_err());
 }

@@ -4,10 +4,10 @@ use std::fs::File;
 use std::io::Write as _;
 use std::time::Duration;
 
-use oncue_tests::cluster::{Cluster, Process, built, free_port, until};
+use oncue_tests::cluster::{Cluster, Process, built, until};
 
 use super::python::install;
-use super::text;
+use super::{Workplace, text};
 
 /// Runs a program on a terminal of its own, whose keys are what is written into the pipe `keys`.
 const ON_A_TERMINAL: &str = "mkfifo keys && exec python3 -c \
@@ -21,23 +21,9 @@ struct Seat {
 
 impl Seat {
     async fn take() -> Self {
-        let mut cluster = Cluster::new("").await;
-        let output = cluster.output("oncue", &["new", "shop", "--lang", "python"]);
-        assert!(output.status.success(), "{}", text(&output));
-        let app = cluster.dir.join("shop");
-        install(&app);
-        let gateway = format!("127.0.0.1:{}", free_port());
-        let console = format!("127.0.0.1:{}", free_port());
-        let config = app.join("oncue.toml").display().to_string();
-        for (name, value) in [
-            ("ONCUE_CONFIG", config.as_str()),
-            ("ONCUE_GATEWAY_LISTEN", &gateway),
-            ("ONCUE_CONSOLE_LISTEN", &console),
-            // One that opens nothing.
-            ("BROWSER", "false"),
-        ] {
-            cluster.set(name, value);
-        }
+        let Workplace { mut cluster, .. } = Workplace::open("python", install).await;
+        // One that opens nothing.
+        cluster.set("BROWSER", "false");
         let oncue = built("oncue").display().to_string();
         let dev = cluster.spawn_program("sh", "sh".as_ref(), &["-c", ON_A_TERMINAL, &oncue]);
         dev.wait_for_line("Keys: o opens").await;
