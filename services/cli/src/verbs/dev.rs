@@ -142,10 +142,11 @@ impl Dev<'_> {
         // As they were when they were started: the source of a function with `run` is its program.
         let mut started = self.programs();
         loop {
-            if is_built && self.up.get_mut().is_none() {
-                if let Err(failure) = self.start() {
-                    return End::Failed(failure);
-                }
+            if is_built
+                && self.up.get_mut().is_none()
+                && let Err(failure) = self.start()
+            {
+                return End::Failed(failure);
             }
             let waited = tokio::select! {
                 changed = self.changed(&seen) => Ok(changed),

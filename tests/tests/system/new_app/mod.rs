@@ -1,6 +1,7 @@
 //! `oncue new`: apps in languages without a build, as they are made, pass their tests, and what they say of themselves holds on real
 //! servers.
 
+mod grown;
 mod python;
 mod terminal;
 mod typescript;
