@@ -102,6 +102,20 @@ export async function openPage(browser, url, options = {}) {
   return page;
 }
 
+// The crowd's console, with somebody who is logged in.
+export const FUNCTIONS = 200;
+export const at = (crowd, page) => `${crowd.url}#/${page}`;
+export const mapIsThere = (page) => page.waitForSelector(`#canvas[data-ready="${FUNCTIONS}"]`);
+
+export async function login(page, crowd) {
+  await page.goto(crowd.url);
+  await page.waitForSelector("#login[open]");
+  await page.fill("#login-name", "ann");
+  await page.fill("#login-token", crowd.token);
+  await page.click("#login-form button");
+  await page.waitForSelector("#login:not([open])", { state: "attached" });
+}
+
 export function folder(path) {
   mkdirSync(path, { recursive: true });
   return path;

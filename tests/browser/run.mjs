@@ -3,10 +3,10 @@
 
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { browserPath, folder, openBrowser, openPage, pause, root, start, stopAll, target, until } from "./lib.mjs";
+import { addressTests } from "./address.mjs";
+import { FUNCTIONS, at, browserPath, folder, login, mapIsThere, openBrowser, openPage, pause, root, start, stopAll, target, until } from "./lib.mjs";
 
 const shots = folder(join(root, "target/screenshots"));
-const FUNCTIONS = 200;
 const tests = [];
 const test = (name, run) => tests.push([name, run]);
 
@@ -20,18 +20,6 @@ async function startCrowd() {
 }
 
 const shoot = (page, name) => page.screenshot({ path: join(shots, `${name}.png`) });
-const at = (crowd, page) => `${crowd.url}#/${page}`;
-
-async function login(page, crowd) {
-  await page.goto(crowd.url);
-  await page.waitForSelector("#login[open]");
-  await page.fill("#login-name", "ann");
-  await page.fill("#login-token", crowd.token);
-  await page.click("#login-form button");
-  await page.waitForSelector("#login:not([open])", { state: "attached" });
-}
-
-const mapIsThere = (page) => page.waitForSelector(`#canvas[data-ready="${FUNCTIONS}"]`);
 const said = async (page, selector) => (await page.textContent(selector)).trim();
 
 test("nobody gets in without the token", async ({ page, crowd }) => {
@@ -267,7 +255,6 @@ test("light, dark and a phone", async ({ page, browser, crowd }) => {
     await phone.goto(at(crowd, name));
     await phone.waitForSelector(name === "letters" ? ".bench table" : name.startsWith("flows") ? ".flow" : "#page-search .card");
     await shoot(phone, `phone-${name.split("/")[0]}`);
-    assert.ok(await phone.evaluate(() => document.documentElement.scrollWidth <= innerWidth), `${name} is wider than the phone`);
   }
   assert.deepEqual(phone.complaints, []);
   await phone.context().close();
@@ -288,6 +275,8 @@ test("whoever wants no motion gets none", async ({ browser, crowd }) => {
   assert.deepEqual(still.complaints, []);
   await still.context().close();
 });
+
+addressTests(test, shoot);
 
 test("whoever logs out sees nothing more", async ({ page, crowd }) => {
   await page.goto(at(crowd, "map"));

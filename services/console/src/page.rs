@@ -11,10 +11,11 @@ const STYLE: &str = "text/css; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 const PICTURE: &str = "image/svg+xml";
 
-const ASSETS: [(&str, &str, &[u8]); 17] = [
+const ASSETS: [(&str, &str, &[u8]); 18] = [
     ("console.css", STYLE, include_bytes!("page/console.css")),
     ("parts.css", STYLE, include_bytes!("page/parts.css")),
     ("main.js", SCRIPT, include_bytes!("page/main.js")),
+    ("address.js", SCRIPT, include_bytes!("page/address.js")),
     ("dom.js", SCRIPT, include_bytes!("page/dom.js")),
     ("chart.js", SCRIPT, include_bytes!("page/chart.js")),
     ("map.js", SCRIPT, include_bytes!("page/map.js")),

@@ -31,6 +31,21 @@ export function link(text, href, className = "") {
   return element;
 }
 
+export function named(element, name) {
+  element.dataset.focus = name;
+  return element;
+}
+
+// Draws anew and leaves the focus where it was, on what has the same name.
+export function redraw(place, ...content) {
+  const nameOf = (element) => element.dataset.focus ?? element.getAttribute("aria-label") ?? element.textContent;
+  const alike = (one) => [...place.querySelectorAll("a, button, input, summary, [tabindex]")].filter((other) => nameOf(other) === nameOf(one));
+  const focus = place.contains(document.activeElement) ? document.activeElement : null;
+  const at = focus ? alike(focus).indexOf(focus) : 0;
+  place.replaceChildren(...content);
+  if (focus && !focus.isConnected) alike(focus)[at]?.focus({ preventScroll: true });
+}
+
 // What the server says, or an error that says why not.
 export async function api(path, body) {
   const options = body === undefined ? {} : { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) };

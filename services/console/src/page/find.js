@@ -1,5 +1,6 @@
 // Events that have something in common, newest first; the form stands in the address, so that a search is a link.
 
+import { href, note } from "./address.js";
 import { api, button, duration, link, make, number, plural } from "./dom.js";
 import { eventRow } from "./panel.js";
 
@@ -37,9 +38,9 @@ class Finder {
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       const wanted = new URLSearchParams([...this.fields].map(([name, field]) => [name, field.value.trim()]).filter(([, value]) => value !== ""));
-      const hash = `#/find/${encodeURIComponent(wanted)}`;
-      if (location.hash === hash) this.begin();
-      else location.hash = hash;
+      note({}, { subject: `${wanted}` });
+      this.asked = wanted;
+      this.begin();
     });
     place.replaceChildren(make("div", "title", make("h2", "", "Find"), make("p", "hint", "All that is filled in must hold. Sensitive fields are not searched; state and time are known of flows with a ledger.")), make("div", "card", form), make("div", "card", this.state, this.list, make("div", "actions", this.more)));
     this.begin();
@@ -107,6 +108,6 @@ function row(event) {
     const state = { failed: "dead", open: "running", complete: "done" }[event.state];
     line.querySelector(".row").append(make("span", `state ${state}`, `flow ${event.state}${took}`));
   }
-  line.querySelector(".top-line").prepend(link(event.type, `#/map/${event.type}`, "chip"));
+  line.querySelector(".top-line").prepend(link(event.type, href("map", event.type), "chip"));
   return line;
 }

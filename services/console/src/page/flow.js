@@ -1,6 +1,7 @@
 // A flow: every event with what it caused, and the functions that acted on it, against time.
 
-import { about, api, button, clock, duration, facts, failed, flowLink, json, link, make, moment, number, plural, traceLink } from "./dom.js";
+import { address, go, href, note } from "./address.js";
+import { about, api, button, clock, duration, facts, failed, flowLink, json, link, make, moment, named, number, plural, redraw, traceLink } from "./dom.js";
 import { logLines } from "./log.js";
 import { draft } from "./publish.js";
 
@@ -19,7 +20,7 @@ export function showFlows(place) {
     try {
       const { flows } = await api("/api/flows");
       if (over) return;
-      body.replaceChildren(flows.length > 0 ? make("div", "wide", table(flows)) : make("p", "nothing", make("b", "", "No events yet"), "Send one, and it appears here."));
+      redraw(body, flows.length > 0 ? make("div", "wide", table(flows)) : make("p", "nothing", make("b", "", "No events yet"), "Send one, and it appears here."));
     } catch (error) {
       if (!over) failed(body, error);
     }
@@ -34,10 +35,10 @@ export function showFlows(place) {
 }
 
 function table(flows) {
-  const head = make("tr", "", ...["Flow", "Began with", "About", "Events", "State", "Last"].map((name) => make("th", name === "Events" ? "num" : "", name)));
+  const head = make("tr", "", ...["Flow", "Began with", "About", "Events", "State", "Last"].map((name) => make("th", { About: "extra", Events: "extra num" }[name] ?? "", name)));
   const rows = flows.map((flow) => {
     const state = flow.open === null ? make("span", "hint", "not tracked") : make("span", `state ${flow.open > 0 ? "running" : "done"}`, flow.open > 0 ? `${flow.open} open` : "complete");
-    return make("tr", "", make("td", "mono", flowLink(flow.id, flow.id.length > 20 ? `${flow.id.slice(0, 8)}…${flow.id.slice(-6)}` : flow.id)), make("td", "", flow.type), make("td", "", flow.key), make("td", "num", number(flow.events)), make("td", "", state), make("td", "", moment(flow.last)));
+    return make("tr", "", make("td", "mono", flowLink(flow.id, flow.id.length > 20 ? `${flow.id.slice(0, 8)}…${flow.id.slice(-6)}` : flow.id)), make("td", "", flow.type), make("td", "extra", flow.key), make("td", "extra num", number(flow.events)), make("td", "", state), make("td", "", moment(flow.last)));
   });
   return make("table", "table", make("thead", "", head), make("tbody", "", ...rows));
 }
@@ -60,10 +61,14 @@ class FlowView {
     this.find.type = "search";
     this.find.placeholder = "Find in this flow";
     this.find.setAttribute("aria-label", "Find in this flow, by type, key, id, function or error");
-    this.find.addEventListener("input", () => this.draw());
+    const { query } = address();
+    this.wanted = query.getAll("open");
+    this.find.value = query.get("find") ?? "";
+    this.find.addEventListener("input", () => this.seek(true));
     this.failed = make("input");
     this.failed.type = "checkbox";
-    this.failed.addEventListener("change", () => this.draw());
+    this.failed.checked = query.has("failed");
+    this.failed.addEventListener("change", () => this.seek());
     this.count = make("span", "hint");
     this.count.setAttribute("role", "status");
     this.finder = make("div", "finder", this.find, make("label", "", this.failed, "only what failed"), this.count);
@@ -78,6 +83,12 @@ class FlowView {
   leave() {
     this.over = true;
     clearTimeout(this.timer);
+  }
+
+  // Only some events are drawn.
+  seek(typed = false) {
+    note({ find: this.find.value, failed: this.failed.checked }, { typed });
+    this.draw();
   }
 
   async refresh() {
@@ -108,6 +119,8 @@ class FlowView {
     }
     this.said = said;
     standing(said.flow.events);
+    for (const event of said.flow.events.filter(({ id }) => this.wanted.includes(id))) this.unfold(event);
+    this.wanted = [];
     this.head.replaceChildren(...head(said));
     this.foot.replaceChildren(...(said.from === "streams" ? [make("p", "hint", `No ledger has this flow: it was put together from the streams and seen-marks, without the times at which functions were done. Read: ${said.searched}.`)] : []));
     this.draw();
@@ -128,7 +141,7 @@ class FlowView {
     if (!this.said) return;
     const { flow, now } = this.said;
     const shown = this.matches();
-    this.finder.hidden = flow.events.length < MANY;
+    this.finder.hidden = flow.events.length < MANY && this.find.value === "" && !this.failed.checked;
     this.count.textContent = shown.length < flow.events.length ? `${number(shown.length)} of ${plural(flow.events.length, "event")}` : "";
     const focus = this.chart.contains(document.activeElement) ? document.activeElement.dataset.focus : null;
     const lines = chart(flow, now, shown, this);
@@ -148,10 +161,14 @@ class FlowView {
 
   // Folds the content of an event out, or in.
   toggle(event) {
-    if (this.open.delete(event.id)) return this.draw();
+    if (!this.open.delete(event.id)) this.unfold(event);
+    note({ open: [...this.open.keys()] });
+    this.draw();
+  }
+
+  unfold(event) {
     const content = make("div", "content", make("p", "hint", "reading …"));
     this.open.set(event.id, content);
-    this.draw();
     const time = event.time ? `?time=${Math.round(event.time)}` : "";
     api(`/api/flows/${encodeURIComponent(this.said.flow.id ?? this.id)}/events/${encodeURIComponent(event.id)}${time}`).then(
       (said) => content.replaceChildren(...contentOf(said)),
@@ -165,13 +182,13 @@ function contentOf(event) {
   const hidden = JSON.stringify(event.data ?? null).includes("(sensitive)");
   const again = button("Publish one like it", () => {
     draft(event.type, event.data);
-    location.hash = `#/publish/${event.type}`;
+    go(href("publish", event.type));
   });
   return [
     event.data === undefined ? make("p", "bad", event.undecoded ?? event.error ?? "") : json(event.data),
     hidden && make("p", "hint", "The contract calls some fields sensitive: they are shown nowhere."),
     ...Object.entries(event.rows ?? {}).map(([name, row]) => rowOf(name, row)),
-    event.letters.length > 0 && make("div", "row", ...event.letters.map((letter) => link(`dead letter #${letter}`, `#/letters/${letter}`))),
+    event.letters.length > 0 && make("div", "row", ...event.letters.map((letter) => link(`dead letter #${letter}`, href("letters", letter)))),
     facts([
       ["id", make("span", "mono", event.id)],
       ["source", event.source],
@@ -277,7 +294,7 @@ function eventLine(event, begin, at, last, view) {
   more.dataset.focus = event.id;
   more.setAttribute("aria-expanded", `${isOpen}`);
   more.setAttribute("aria-label", `What ${event.type || event.id} says`);
-  const what = make("div", "what event", indent(Math.max(0, event.depth - 1)), event.depth > 0 && make("span", `bend ${last ? "last" : ""}`), link(event.type || event.id, `#/map/${event.type}`, "chip"), more, make("span", "about", event.key));
+  const what = make("div", "what event", indent(Math.max(0, event.depth - 1)), event.depth > 0 && make("span", `bend ${last ? "last" : ""}`), link(event.type || event.id, href("map", event.type), "chip"), more, make("span", "about", event.key));
   what.title = `${event.id} from ${event.source}`;
   const when = make("div", "when");
   if (event.time) {
@@ -302,7 +319,7 @@ function text(position, words) {
 function stepLine(event, step, at, end) {
   const often = step.attempts > 1 ? `${step.attempts} attempts` : "";
   const about = [often, step.why].filter(Boolean).join(" · ");
-  const what = make("div", "what step", indent(event.depth + 1), link(step.function, `#/map/${step.function}`), make("span", `state ${step.state}`, step.state), about && make("span", "about", about));
+  const what = make("div", "what step", indent(event.depth + 1), link(step.function, href("map", step.function)), make("span", `state ${step.state}`, step.state), about && make("span", "about", about));
   if (about) what.title = about;
   const when = make("div", "when");
   const [from, to] = [Math.max(step.since, event.time || 0), step.ended ?? (step.state === "done" || step.state === "dead" ? null : end)];

@@ -1,6 +1,7 @@
 // The dead-letter bench: causes on the left, the letters of one on the right, and what may be done with them.
 
-import { about, ago, api, ask, button, byId, facts, failed, flowLink, json, link, make, moment, number, plural, short, traceLink } from "./dom.js";
+import { address, href, note } from "./address.js";
+import { about, ago, api, ask, button, facts, failed, flowLink, json, link, make, moment, named, number, plural, redraw, short, traceLink } from "./dom.js";
 
 const EVERY = 3000;
 const POLL = 400;
@@ -12,28 +13,23 @@ export function showLetters(place, wanted) {
   return () => bench.leave();
 }
 
-// Draws anew and leaves the focus where it was, on what has the same name.
-function redraw(place, ...content) {
-  const focus = place.contains(document.activeElement) ? document.activeElement.dataset.focus : null;
-  place.replaceChildren(...content);
-  if (focus) place.querySelector(`[data-focus="${CSS.escape(focus)}"]`)?.focus();
+// What of the letters is shown, as the address has it.
+function viewOf(query) {
+  const sort = COLUMNS.find(([, name]) => name && name === query.get("sort"))?.[1] ?? "age";
+  return { offset: Math.max(0, Number(query.get("offset")) || 0), sort, ascending: query.has("ascending"), q: query.get("q") ?? "" };
 }
 
-function named(element, name) {
-  element.dataset.focus = name;
-  return element;
-}
-
-function field(label, act) {
+function field(label, value, act) {
   const input = make("input");
   input.type = "search";
   input.placeholder = label;
   input.setAttribute("aria-label", label);
   input.autocomplete = "off";
+  input.value = value;
   let timer = null;
   input.addEventListener("input", () => {
     clearTimeout(timer);
-    timer = setTimeout(() => act(input.value.trim()), 250);
+    timer = setTimeout(() => input.isConnected && act(input.value.trim()), 250);
   });
   return input;
 }
@@ -43,7 +39,10 @@ class Bench {
     this.place = place;
     this.wanted = wanted;
     this.chosen = new Set();
-    this.view = { offset: 0, sort: "age", ascending: false, q: "" };
+    const { query } = address();
+    this.view = viewOf(query);
+    this.reading = Number(query.get("letter")) || null;
+    this.filter = query.get("causes") ?? "";
     this.list = make("div", "groups");
     this.before = make("p", "hint");
     this.head = make("div", "parts");
@@ -52,10 +51,11 @@ class Bench {
     this.differ = make("div");
     this.table = make("div", "wide");
     this.pages = make("div", "row");
-    this.find = field("Filter these letters by event, flow, key or message", (q) => this.turn({ q, offset: 0 }));
+    this.find = field("Filter these letters by event, flow, key or message", this.view.q, (q) => this.turn({ q, offset: 0 }, true));
     this.detail = make("div", "card", this.head, this.acts, this.outcome, this.differ, this.find, this.table, this.pages);
-    const filter = field("Filter causes", (q) => {
+    const filter = field("Filter causes", this.filter, (q) => {
       this.filter = q;
+      note({ causes: q }, { typed: true });
       this.refresh();
     });
     const way = about.write
@@ -73,7 +73,7 @@ class Bench {
   async refresh() {
     clearTimeout(this.timer);
     try {
-      const said = await api(`/api/letters?q=${encodeURIComponent(this.filter ?? "")}`);
+      const said = await api(`/api/letters?q=${encodeURIComponent(this.filter)}`);
       if (this.over) return;
       this.show(said);
     } catch (error) {
@@ -95,7 +95,7 @@ class Bench {
     if (this.over) return;
     this.detail.hidden = false;
     if (open) {
-      if (open.group !== this.open) this.choose(open);
+      if (open.group !== this.open) this.begin(open, this.open === undefined ? this.view : viewOf(new URLSearchParams()));
       else this.load(open);
       return;
     }
@@ -117,10 +117,7 @@ class Bench {
   }
 
   card(group) {
-    const card = named(button("", () => {
-      this.reading = null;
-      this.choose(group);
-    }), group.group);
+    const card = named(button("", () => this.choose(group)), group.group);
     card.replaceChildren(
       make("div", "top-line", make("b", "", group.function), make("span", "reason", group.reason), make("span", "badge", short(group.count))),
       make("span", "message", group.message),
@@ -132,10 +129,22 @@ class Bench {
   }
 
   choose(group) {
+    this.reading = null;
+    this.begin(group, viewOf(new URLSearchParams()));
+    this.note();
+  }
+
+  // The group, its letter and how they are shown, for the address.
+  note(typed = false) {
+    const { offset, sort, ascending, q } = this.view;
+    note({ letter: this.reading, q, sort: sort === "age" ? "" : sort, ascending, offset: offset || "" }, { subject: this.open, typed });
+  }
+
+  begin(group, view) {
     this.open = group.group;
     this.chosen.clear();
-    this.view = { offset: 0, sort: "age", ascending: false, q: "" };
-    this.find.value = "";
+    this.view = view;
+    this.find.value = view.q;
     this.find.hidden = false;
     this.outcome.replaceChildren();
     this.differ.replaceChildren();
@@ -147,15 +156,17 @@ class Bench {
     return this.groups.find((one) => one.group === this.open);
   }
 
-  turn(change) {
+  turn(change, typed = false) {
     Object.assign(this.view, change);
     const group = this.group();
-    if (group) this.load(group);
+    if (!group) return;
+    this.note(typed);
+    this.load(group);
   }
 
   async load(group) {
     const facts = make("p", "hint", `${plural(group.count, "letter")}, the first ${ago(group.first)}, the last ${ago(group.last)} · group ${group.group}`);
-    const where = make("div", "row", link(group.function, `#/map/${group.function}`), make("span", "reason", group.reason), group.site && make("code", "", group.site));
+    const where = make("div", "row", link(group.function, href("map", group.function)), make("span", "reason", group.reason), group.site && make("code", "", group.site));
     this.head.replaceChildren(where, make("p", "why bad", group.message), facts);
     const { offset, sort, ascending, q } = this.view;
     try {
@@ -167,7 +178,7 @@ class Bench {
       this.shownView = view;
       this.page = said;
       // The last page may have gone with its letters.
-      if (said.letters.length === 0 && offset > 0) return void this.turn({ offset: 0 });
+      if (said.letters.length === 0 && offset > 0) return void this.turn({ offset: 0 }, true);
       this.drawTable();
     } catch (error) {
       if (!this.over) failed(this.table, error);
@@ -252,6 +263,7 @@ class Bench {
     const isOpen = this.reading === letter.number;
     const show = named(button(`#${letter.number}`, () => {
       this.reading = isOpen ? null : letter.number;
+      this.note();
       this.drawTable();
     }, "quiet"), `letter ${letter.number}`);
     show.setAttribute("aria-expanded", `${isOpen}`);
@@ -281,6 +293,7 @@ class Bench {
     const { function: name } = this.group();
     this.outcome.replaceChildren(make("div", "outcome", make("b", "", `Sent to ${name} as a new event of the same flow`), make("div", "row", flowLink(flow, "the flow"), make("span", "mono clip", id))));
     this.reading = null;
+    this.note(true);
     this.shownView = null;
     this.refresh();
   }

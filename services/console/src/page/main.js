@@ -1,8 +1,9 @@
 // The frame: which page is shown, what the server sends, who is logged in, light or dark.
 
+import { address, go, href } from "./address.js";
 import { about, api, byId, make, plural, remember, remembered, short } from "./dom.js";
 import { LiveMap } from "./map.js";
-import { closePanel, showDoctor, showDrift, showFunction, showNotices, showType } from "./panel.js";
+import { closePanel, hidePanel, openPanel, showFunction, showPanel, showType } from "./panel.js";
 import { showFind } from "./find.js";
 import { showFlow, showFlows } from "./flow.js";
 import { showLetters } from "./letters.js";
@@ -10,14 +11,16 @@ import { showPublish } from "./publish.js";
 import { showSearch } from "./search.js";
 
 const PAGES = ["map", "flows", "letters", "publish", "find", "search"];
-const map = new LiveMap({ onFunction: showFunction, onType: showType, onNothing: closePanel });
+const map = new LiveMap({ open: (name, source) => go(href("map", name, { source })), onFunction: showFunction, onType: showType, onUnknown: hidePanel });
 let leave = null;
 
-// Pages by the part behind the #: links, bookmarks and the back button work.
+const isGone = (element) => !element.isConnected || element.closest("[hidden], [inert]") !== null;
+
+// Shows what the address says.
 function route() {
-  const [name, argument] = (location.hash.replace(/^#\//, "") || "map").split(/\/(.*)/s);
+  const { page: name, subject: given, query } = address();
   const page = PAGES.includes(name) ? name : "map";
-  const given = argument ? decodeURIComponent(argument) : "";
+  const focus = document.activeElement;
   leave?.();
   leave = null;
   for (const other of PAGES) byId(`page-${other}`).hidden = other !== page;
@@ -25,14 +28,10 @@ function route() {
     if (anchor.dataset.page === page) anchor.setAttribute("aria-current", "page");
     else anchor.removeAttribute("aria-current");
   }
-  closePanel();
+  map.shown(page === "map");
+  map.choose(page === "map" ? given : "", query.get("source") ?? "");
+  if (page !== "map" || !given) showPanel(query.get("panel"));
   const place = byId(`page-${page}`);
-  if (page === "map") {
-    map.shown(true);
-    if (given) map.choose(given);
-  } else {
-    map.shown(false);
-  }
   if (page === "flows") leave = given ? showFlow(place, given) : showFlows(place);
   if (page === "letters") leave = showLetters(place, given);
   if (page === "find") leave = showFind(place, given);
@@ -40,6 +39,8 @@ function route() {
   if (page !== "search") byId("query").value = "";
   if (page === "search") leave = showSearch(place, given);
   document.title = `${{ map: "Map", flows: "Flow", letters: "Dead letters", publish: "Publish", find: "Find", search: "Search" }[page]} · Oncue`;
+  // What had the focus may be gone with its page: Tab goes on from the new one.
+  if (isGone(focus) && (isGone(document.activeElement) || document.activeElement === document.body)) byId("main").focus({ preventScroll: true });
 }
 
 function pulse(kind, text) {
@@ -70,7 +71,7 @@ function alarm(tick) {
 
 function drawAlarms() {
   const place = byId("alarm");
-  const drawn = JSON.stringify(alarms);
+  const drawn = JSON.stringify(alarms.map(({ why, advice }) => [why, advice]));
   if (place.dataset.drawn !== drawn) {
     place.dataset.drawn = drawn;
     place.hidden = alarms.length === 0;
@@ -91,6 +92,7 @@ setInterval(() => {
   heard = 0;
   document.body.classList.add("unknown");
   alarms = [{ why: "The console does not answer", advice: "what stands here is how things were", since: Date.now() - SILENCE }];
+  drawAlarms();
   pulse("away", "console is away");
 }, 1000);
 
@@ -210,11 +212,11 @@ function onKey(event) {
   }
   if (typing(event.target)) return;
   const keys = {
-    1: () => (location.hash = "#/map"),
-    2: () => (location.hash = "#/flows"),
-    3: () => (location.hash = "#/letters"),
-    4: () => (location.hash = "#/find"),
-    5: () => (location.hash = "#/publish"),
+    1: () => go(href("map")),
+    2: () => go(href("flows")),
+    3: () => go(href("letters")),
+    4: () => go(href("find")),
+    5: () => go(href("publish")),
     "/": () => byId("query").focus(),
     t: nextTheme,
     "?": () => byId("help").showModal(),
@@ -228,12 +230,10 @@ function onKey(event) {
 byId("search").addEventListener("submit", (event) => {
   event.preventDefault();
   const query = byId("query").value.trim();
-  if (query) location.hash = `#/search/${encodeURIComponent(query)}`;
+  if (query) go(href("search", query));
 });
 byId("theme").addEventListener("click", nextTheme);
-byId("drift").addEventListener("click", showDrift);
-byId("notices").addEventListener("click", showNotices);
-byId("doctor").addEventListener("click", showDoctor);
+for (const name of ["drift", "notices", "doctor"]) byId(name).addEventListener("click", () => openPanel(name));
 byId("keys").addEventListener("click", () => byId("help").showModal());
 byId("login-form").addEventListener("submit", login);
 byId("who").addEventListener("click", async () => {
@@ -242,7 +242,6 @@ byId("who").addEventListener("click", async () => {
   begin();
 });
 document.addEventListener("login", () => begin());
-document.addEventListener("panel-closed", () => map.choose(null));
 document.addEventListener("keydown", onKey);
 addEventListener("hashchange", route);
 applyTheme(remembered("oncue.theme") ?? "auto");

@@ -35,8 +35,9 @@ function curve(points) {
 const width = (perSecond) => (perSecond > 0 ? 1.6 + 1.5 * Math.log10(1 + perSecond * 3) : 1.3);
 
 export class LiveMap {
-  constructor({ onFunction, onType, onNothing }) {
-    Object.assign(this, { onFunction, onType, onNothing });
+  // `open` is called with a name, and for an edge with the function whose events are meant; without both for nothing.
+  constructor({ open, onFunction, onType, onUnknown }) {
+    Object.assign(this, { open, onFunction, onType, onUnknown });
     this.frame = byId("canvas");
     this.view = byId("view");
     this.dots = new Dots(byId("dots"));
@@ -45,6 +46,7 @@ export class LiveMap {
     this.camera = { x: 0, y: 0, scale: 1 };
     this.size = null;
     this.steered = false;
+    this.chosen = {};
     this.wanted = null;
     this.worker = new Worker("/layout.js", { type: "module" });
     this.worker.addEventListener("message", ({ data }) => this.drawn(data));
@@ -77,6 +79,7 @@ export class LiveMap {
   drawn({ version, width, height, nodes, edges }) {
     const graph = this.waiting;
     if (version !== graph.version) return; // a newer one is under way
+    const focus = document.activeElement;
     this.clear();
     this.shape = graph;
     this.size = { width, height };
@@ -92,7 +95,9 @@ export class LiveMap {
     this.dots.setRoads(this.links.map((link) => link.along));
     if (!this.steered) this.fit(false);
     if (this.latest) this.tick(this.latest);
-    if (this.wanted) this.choose(this.wanted);
+    if (this.wanted) this.choose(this.wanted.name, this.wanted.source);
+    else this.mark(this.chosen);
+    if (!focus.isConnected) byId(focus.id)?.focus({ preventScroll: true });
     this.animate();
     this.frame.dataset.ready = `${graph.functions.length}`;
   }
@@ -108,7 +113,7 @@ export class LiveMap {
     dead.append(deadText);
     const element = draw(
       "g",
-      { class: "node function", transform: `translate(${spot.x - width / 2},${spot.y - height / 2})`, tabindex: 0, role: "button", "data-name": card.name },
+      { class: "node function", transform: `translate(${spot.x - width / 2},${spot.y - height / 2})`, tabindex: 0, role: "button", id: `function-${card.name}`, "data-name": card.name },
       draw("rect", { class: "box", width, height, rx: 11 }),
       draw("rect", { class: "state", x: 11, y: 13, width: 6, height: height - 26, rx: 3 }),
       name,
@@ -116,7 +121,7 @@ export class LiveMap {
       lag,
       dead,
     );
-    this.opens(element, () => this.onFunction(card.name), key("f", card.name));
+    this.opens(element, spot, card.name);
     return { element, spot, card, fact, lag, dead, deadText };
   }
 
@@ -132,11 +137,11 @@ export class LiveMap {
     name.append(dim, main, perSecond);
     const element = draw(
       "g",
-      { class: "node type", transform: `translate(${spot.x - width / 2},${spot.y - TYPE.height / 2})`, tabindex: 0, role: "button", "data-type": ty },
+      { class: "node type", transform: `translate(${spot.x - width / 2},${spot.y - TYPE.height / 2})`, tabindex: 0, role: "button", id: `type-${ty}` },
       draw("rect", { class: "box", width, height: TYPE.height, rx: TYPE.height / 2 }),
       name,
     );
-    this.opens(element, () => this.onType(ty), key("t", ty));
+    this.opens(element, spot, ty);
     return { element, spot, perSecond };
   }
 
@@ -145,54 +150,52 @@ export class LiveMap {
     const line = draw("path", { class: "edge", d: path });
     const arrow = draw("path", { class: "arrow", d: `M${end[0]} ${end[1]}l-8 -4.5v9z` });
     const element = draw("g", { class: "link", role: "button", tabindex: -1, "aria-label": emits ? `${name} emits ${ty}` : `${name} acts on ${ty}` }, draw("path", { class: "edge-hit", d: path }), line, arrow);
-    this.opens(element, () => this.onType(ty, emits ? name : null), `${name} ${ty}`);
+    this.opens(element, null, ty, emits ? name : "");
     return { element, line, arrow, along, name, ty, emits };
   }
 
-  opens(element, act, id) {
-    const open = () => {
-      this.mark(element, id);
-      act();
-    };
+  opens(element, spot, name, source = "") {
     element.addEventListener("click", (event) => {
-      if (!this.dragged) open();
+      if (!this.dragged) this.open(name, source);
       event.stopPropagation();
     });
     element.addEventListener("keydown", (event) => {
       if (event.key !== "Enter" && event.key !== " ") return;
       event.preventDefault();
-      open();
+      this.open(name, source);
     });
-    if (element.classList.contains("node")) element.addEventListener("focus", () => element.matches(":focus-visible") && this.bring(this.nodes.get(id)?.spot));
+    if (spot) element.addEventListener("focus", () => element.matches(":focus-visible") && this.bring(spot));
   }
 
-  mark(element, id) {
+  // A function, or an event type.
+  find(name) {
+    return this.nodes.get(key("f", name)) ?? this.nodes.get(key("t", name));
+  }
+
+  mark({ name = "", source = "" }) {
+    this.chosen = { name, source };
     for (const other of this.frame.querySelectorAll(".chosen")) other.classList.remove("chosen");
-    element?.classList.add("chosen");
-    this.chosen = element ? id : null;
+    const edge = source ? this.links.find((link) => link.emits && link.name === source && link.ty === name) : null;
+    (edge ?? this.find(name))?.element.classList.add("chosen");
   }
 
-  // By name, from a link or another page.
-  choose(name) {
-    this.wanted = null;
-    if (name === null) return this.mark(null);
-    const node = this.nodes.get(key("f", name)) ?? this.nodes.get(key("t", name));
-    if (!node) {
-      this.wanted = name;
-      return undefined;
-    }
-    this.mark(node.element, name);
-    this.bring(node.spot);
-    return node.card ? this.onFunction(name) : this.onType(name);
+  // What the address names; before it is there it is waited for.
+  choose(name, source = "") {
+    const node = this.find(name);
+    this.wanted = name && !node ? { name, source } : null;
+    this.mark({ name, source });
+    if (!node) return name ? this.onUnknown() : undefined;
+    if (node.card) this.onFunction(name);
+    else this.onType(name, source);
+    return this.bring(node.spot);
   }
 
   tick(tick) {
     this.latest = tick;
     if (!this.shape || tick.version !== this.shape.version) return;
-    const sums = { rate: 0, lag: 0, flight: 0, running: 0, letters: 0 };
+    const sums = { lag: 0, flight: 0, running: 0, letters: 0 };
     this.shape.functions.forEach((card, at) => {
       const [perSecond, lag, flight, replicas, health, ms, retried, dead, letters] = tick.functions[at];
-      sums.rate += perSecond;
       sums.lag += lag;
       sums.flight += flight;
       sums.running += replicas > 0 ? 1 : 0;
@@ -327,7 +330,7 @@ export class LiveMap {
       frame.classList.remove("moving");
     };
     for (const name of ["pointerup", "pointercancel"]) addEventListener(name, up);
-    frame.addEventListener("click", () => !this.dragged && this.onNothing());
+    frame.addEventListener("click", () => !this.dragged && this.open("", ""));
     frame.addEventListener("keydown", (event) => {
       const keys = { ArrowLeft: () => this.move(60, 0), ArrowRight: () => this.move(-60, 0), ArrowUp: () => this.move(0, 60), ArrowDown: () => this.move(0, -60), "+": () => this.zoom(1.25), "=": () => this.zoom(1.25), "-": () => this.zoom(0.8), 0: () => this.fit() };
       if (!keys[event.key] || event.ctrlKey || event.metaKey) return;

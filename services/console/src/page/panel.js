@@ -1,6 +1,7 @@
 // What was clicked on the map: a function with its last hour, or an event type with its last events.
 
-import { about, ago, api, ask, button, byId, draw, duration, facts, failed, flowLink, json, link, make, moment, number, rate, short, traceLink } from "./dom.js";
+import { address, go, href, note } from "./address.js";
+import { about, ago, api, ask, button, byId, draw, duration, facts, failed, flowLink, json, link, make, moment, number, rate, redraw, short, traceLink } from "./dom.js";
 import { logLines } from "./log.js";
 import { View, histogram, line, percentile } from "./chart.js";
 
@@ -11,29 +12,58 @@ let opener = null;
 // Asks at once and draws what is said, whatever somebody reads.
 let again = () => {};
 
+const PANELS = { doctor: showDoctor, notices: showNotices, drift: showDrift };
+
+// The panel of a name in the address, on whatever page.
+export function showPanel(name) {
+  if (PANELS[name]) PANELS[name]();
+  else hidePanel();
+}
+
+// On the map the panel is what the address is about; elsewhere the page under it stays as it is.
+export function openPanel(name) {
+  if (address().page === "map") return go(href("map", "", { panel: name }));
+  note({ panel: name });
+  return showPanel(name);
+}
+
 export function closePanel() {
+  if (byId("panel").hidden) return;
+  if (address().page === "map") return void go(href("map"));
+  note({ panel: null });
+  hidePanel();
+}
+
+export function hidePanel() {
   clearTimeout(timer);
   shown = null;
   const panel = byId("panel");
   if (panel.hidden) return;
+  const inside = panel.contains(document.activeElement) || document.activeElement === document.body;
   panel.hidden = true;
   panel.replaceChildren();
-  opener?.focus?.({ preventScroll: true });
-  document.dispatchEvent(new CustomEvent("panel-closed"));
+  // The map may have been drawn anew meanwhile, or another page be shown.
+  const back = opener.isConnected ? opener : byId(opener.id);
+  if (inside) (back && !back.closest("[hidden]") ? back : byId("main")).focus({ preventScroll: true });
 }
 
 // Asks again while it is open; what is folded out or scrolled to stays so, since only the parts change.
 function open(what, title, ask, fill) {
   clearTimeout(timer);
-  opener = document.activeElement;
-  shown = what;
   const panel = byId("panel");
+  if (!panel.contains(document.activeElement)) opener = document.activeElement;
+  const other = shown !== what;
+  shown = what;
   const body = make("div", "list");
   const close = button("✕", closePanel, "quiet");
   close.setAttribute("aria-label", "Close");
-  panel.replaceChildren(make("div", "head", make("h2", "", title), close), body);
+  const heading = make("h2", "", title);
+  heading.tabIndex = -1;
+  panel.replaceChildren(make("div", "head", heading, close), body);
   panel.hidden = false;
   panel.scrollTop = 0;
+  // From the map with its hundreds of things, Tab would be long on its way here.
+  if (other) heading.focus({ preventScroll: true });
   const refresh = async (forced = false) => {
     clearTimeout(timer);
     try {
@@ -59,39 +89,56 @@ function isRead(panel) {
 
 const part = (title, ...content) => make("section", "", make("h3", "", title), ...content);
 const figure = (value, text) => make("div", "", make("b", "", value), make("span", "", text));
-const chips = (types, act) => make("div", "types", ...types.map((ty) => button(ty, () => act(ty), "chip")));
+const chips = (types, source) => make("div", "types", ...types.map((ty) => link(ty, href("map", ty, { source }), "chip")));
 
-// What part of the past is shown: kept while a function is looked at, and shared by its charts.
+const SPANS = ["hour", "day"];
+// Least that charts show, in milliseconds.
+const LEAST = 60_000;
+// What part of the past is shown, shared by the charts of a function.
 let span = "hour";
 let view = null;
 
 export function showFunction(name) {
+  const { query } = address();
+  span = SPANS.includes(query.get("span")) ? query.get("span") : "hour";
+  view = new View(() => {
+    note({ span: span === "hour" ? "" : span, from: view.from && Math.round(view.from), to: view.to && Math.round(view.to) });
+    again();
+  });
+  const part = ["from", "to"].map((end) => Number(query.get(end)));
+  if (part[0] > 0 && part[1] > part[0]) view.zoom(...part);
   const ask = () => api(`/api/functions/${encodeURIComponent(name)}?span=${span}`);
-  view = new View(() => again());
   open(`function ${name}`, name, ask, fillFunction);
 }
 
+// Looks at another part of the past; without a part, at all of it.
+function look(from = null, to = null) {
+  view.zoom(from, to);
+  view.changed();
+}
+
 function charts({ card, marks }, past) {
-  const spans = ["hour", "day"].map((name) => {
+  const spans = SPANS.map((name) => {
     const choose = button(name, () => {
       span = name;
-      view.zoom(null, null);
-      view.changed();
+      look();
     }, "chip");
     choose.setAttribute("aria-pressed", `${span === name}`);
     return choose;
   });
-  const whole = view.from !== null && button("all of it", () => {
-    view.zoom(null, null);
-    view.changed();
-  }, "chip");
+  const [from, to] = [view.from ?? past.at[0] ?? 0, view.to ?? past.at.at(-1) ?? 0];
+  const quarter = (to - from) / 4;
+  const move = (by) => button(by < 0 ? "earlier" : "later", () => look(from + by, to + by), "chip");
+  const closer = button("closer", () => look(from + quarter, to - quarter), "chip");
+  closer.disabled = to - from < 2 * LEAST;
+  const moves = view.from === null ? [closer] : [move(-2 * quarter), move(2 * quarter), closer, button("all of it", () => look(), "chip")];
   const lines = [
     line("Handed to it", past.at, past.rate, (value) => `${rate(value)}/s`, view, { marks }),
     line("Waiting", past.at, past.lag, (value) => `${short(value)} events`, view, { className: "warm", marks }),
     line("In hand", past.at, past.in_flight, (value) => `${short(value)} events`, view, { marks }),
     line("A run", past.at, past.ms, (value) => duration(value), view, { marks }),
   ];
-  return part(`The last ${span}`, make("div", "types", ...spans, whole, make("span", "hint", "drag to look closer")), ...lines);
+  return part(`The last ${span}`, make("div", "types", ...spans, ...moves, make("span", "hint", "or drag")), ...lines);
 }
 
 const WORDS = {
@@ -130,11 +177,11 @@ function fillFunction(said, body) {
     const [p50, p99] = [percentile(said.histogram, 0.5), percentile(said.histogram, 0.99)];
     parts.push(part("How long runs took", histogram(said.histogram), p50 && make("p", "hint", `half ${p50}, 99 of 100 ${p99}, since its workers started`)));
   }
-  parts.push(part("Acts on", chips(card.triggers, (ty) => showType(ty))));
-  if (card.emits.length > 0) parts.push(part("May emit", chips(card.emits, (ty) => showType(ty, card.name))));
+  parts.push(part("Acts on", chips(card.triggers)));
+  if (card.emits.length > 0) parts.push(part("May emit", chips(card.emits, card.name)));
   parts.push(part("What failed last", errors(said)), part("Log", logLines({ function: card.name })), part("Workers", workers(said.instances)), part("Manifest", manifest(said)));
   body.className = "parts";
-  body.replaceChildren(...parts);
+  redraw(body, ...parts);
 }
 
 // Pauses the function, or gives it its events again.
@@ -161,7 +208,7 @@ function errors({ errors: letters, instances }) {
     make(
       "li",
       "",
-      make("div", "top-line", link(`#${letter.number} ${letter.reason}`, `#/letters/${letter.group}`), moment(letter.at)),
+      make("div", "top-line", link(`#${letter.number} ${letter.reason}`, href("letters", letter.group, { letter: letter.number })), moment(letter.at)),
       make("span", "why", letter.message),
       make("div", "row", letter.site && make("span", "mono hint", letter.site), traceLink(letter.trace), letter.flow && flowLink(letter.flow, "flow")),
     ),
@@ -206,7 +253,7 @@ export function showDoctor() {
     const row = ({ text, advice }) => make("li", "", make("span", "", text), advice && make("span", "hint", advice));
     const parts = Object.entries(VERDICTS).filter(([verdict]) => of(verdict).length > 0);
     body.className = "parts";
-    body.replaceChildren(...parts.map(([verdict, title]) => part(title, make("ul", "list", ...of(verdict).map(row)))));
+    redraw(body, ...parts.map(([verdict, title]) => part(title, make("ul", "list", ...of(verdict).map(row)))));
     if (promised?.length > 0) body.append(part("Promised with these servers", make("ul", "list", ...promised.map((words) => make("li", "", words)))));
   });
 }
@@ -228,7 +275,7 @@ export function showNotices() {
     body.className = "parts";
     const none = make("p", "hint", "Nothing that anybody would have to be told.");
     const who = receivers.length > 0 ? `Told to ${receivers.join(", ")}.` : "Nobody is told: [notice.NAME] in oncue.toml names a webhook.";
-    body.replaceChildren(part("Now", notices.length > 0 ? make("ul", "list", ...notices.map(row)) : none), make("p", "hint", who));
+    redraw(body, part("Now", notices.length > 0 ? make("ul", "list", ...notices.map(row)) : none), make("p", "hint", who));
   });
 }
 
@@ -248,7 +295,7 @@ export function showDrift() {
     const first = findings.length > 0 ? make("ul", "list", ...rows) : make("p", "hint", "They agree.");
     const looked = observed > 0 ? `Not used means: for ${days} days.` : "Nothing has been observed yet, so use and undeclared edges were not looked at.";
     body.className = "parts";
-    body.replaceChildren(first, make("p", "hint", looked));
+    redraw(body, first, make("p", "hint", looked));
   });
 }
 
@@ -258,7 +305,7 @@ export function showType(ty, source = null) {
   open(`type ${ty} ${source}`, ty, () => api(`/api/events?type=${encodeURIComponent(ty)}${from}`), ({ events }, body) => {
     const heading = source ? `The last events ${source} sent` : "The last events";
     body.className = "parts";
-    body.replaceChildren(part(heading, events.length > 0 ? make("ul", "list", ...events.map(eventRow)) : make("p", "hint", "None is kept.")));
+    redraw(body, part(heading, events.length > 0 ? make("ul", "list", ...events.map(eventRow)) : make("p", "hint", "None is kept.")));
   });
 }
 

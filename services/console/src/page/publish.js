@@ -1,5 +1,6 @@
 // Publishing by hand: an event as the contract has it, tried without effect or sent, and the same from elsewhere.
 
+import { href, note } from "./address.js";
 import { about, api, button, duration, facts, failed, flowLink, link, make, moment, plural, traceLink } from "./dom.js";
 import { answerRow } from "./letters.js";
 
@@ -28,7 +29,11 @@ class Desk {
     this.gateway = gateway;
     this.type = types.find((one) => one.type === wanted) ?? types.find((one) => one.public) ?? types[0];
     this.choice = make("select", "", ...types.map((one) => new Option(one.type, one.type, false, one === this.type)));
-    this.choice.addEventListener("change", () => (location.hash = `#/publish/${this.choice.value}`));
+    // The keyboard goes from one to the next: the focus stays.
+    this.choice.addEventListener("change", () => {
+      note({}, { subject: this.choice.value });
+      new Desk(place, { types, gateway }, this.choice.value).choice.focus();
+    });
     this.text = make("textarea", "mono");
     this.text.rows = 12;
     this.text.spellcheck = false;
@@ -41,7 +46,7 @@ class Desk {
     this.elsewhere = make("div", "parts");
     this.tryIt = button("Try without effect", () => this.attempt());
     this.send = button("Publish", () => this.publish(), "strong");
-    const heard = this.type.heard_by.length > 0 ? make("div", "types", ...this.type.heard_by.map((name) => link(name, `#/map/${name}`, "chip"))) : "nobody: it would lie in its stream";
+    const heard = this.type.heard_by.length > 0 ? make("div", "types", ...this.type.heard_by.map((name) => link(name, href("map", name), "chip"))) : "nobody: it would lie in its stream";
     place.replaceChildren(
       make("div", "title", make("h2", "", "Publish"), make("p", "hint", "An event made by hand begins a flow of its own. Trying it runs every function that acts on it, and commits nothing.")),
       make(

@@ -1,5 +1,6 @@
 // What an id or a key leads to, and where it was looked for.
 
+import { href } from "./address.js";
 import { api, byId, link, make, number } from "./dom.js";
 import { showFlow } from "./flow.js";
 import { eventRow } from "./panel.js";
@@ -36,11 +37,11 @@ function results({ query, flow, events, keyed, letters, searched, ms }, tree) {
   }
   if (keyed.length > 0) card(`Events about ${query}`, make("ul", "list", ...keyed.map(eventRow)));
   if (letters.length > 0) {
-    const rows = letters.map((letter) => make("li", "", make("div", "top-line", link(`#${letter.number} ${letter.function}`, `#/letters/${letter.number}`), make("span", "reason", letter.reason)), make("span", "why", letter.message)));
+    const rows = letters.map((letter) => make("li", "", make("div", "top-line", link(`#${letter.number} ${letter.function}`, href("letters", letter.number)), make("span", "reason", letter.reason)), make("span", "why", letter.message)));
     card("Dead letters", make("ul", "list", ...rows));
   }
   if (tree) parts.push(tree);
-  if (!flow && events.length + keyed.length + letters.length === 0) parts.push(make("p", "nothing", make("b", "", "Nothing found"), "Keys are looked for among the newest events; an older one is found by its id, or by ", link("looking further back", `#/find/${encodeURIComponent(new URLSearchParams({ key: query }))}`), "."));
+  if (!flow && events.length + keyed.length + letters.length === 0) parts.push(make("p", "nothing", make("b", "", "Nothing found"), "Keys are looked for among the newest events; an older one is found by its id, or by ", link("looking further back", href("find", `${new URLSearchParams({ key: query })}`)), "."));
   parts.push(make("p", "hint", `Looked in: ${searched.join("; ")}.`));
   return parts;
 }
