@@ -3,6 +3,7 @@
 
 import assert from "node:assert/strict";
 import { join } from "node:path";
+import { accessTests } from "./access.mjs";
 import { addressTests } from "./address.mjs";
 import { FUNCTIONS, at, browserPath, folder, login, mapIsThere, openBrowser, openPage, pause, root, start, stopAll, target, until } from "./lib.mjs";
 
@@ -62,7 +63,7 @@ test("the map has every function, and moves", async ({ page, crowd }) => {
 test("everything on the map can be reached with the keyboard", async ({ page }) => {
   await page.focus("#canvas");
   await page.keyboard.press("Tab");
-  const first = await page.evaluate(() => document.activeElement.getAttribute("aria-label"));
+  const first = await page.evaluate(() => document.activeElement.getAttribute("aria-description"));
   assert.match(first, /per second/);
   await page.focus(".node.function");
   await page.keyboard.press("Enter");
@@ -276,6 +277,7 @@ test("whoever wants no motion gets none", async ({ browser, crowd }) => {
   await still.context().close();
 });
 
+accessTests(test, shoot);
 addressTests(test, shoot);
 
 test("whoever logs out sees nothing more", async ({ page, crowd }) => {

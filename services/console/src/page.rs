@@ -11,7 +11,7 @@ const STYLE: &str = "text/css; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 const PICTURE: &str = "image/svg+xml";
 
-const ASSETS: [(&str, &str, &[u8]); 18] = [
+const ASSETS: [(&str, &str, &[u8]); 19] = [
     ("console.css", STYLE, include_bytes!("page/console.css")),
     ("parts.css", STYLE, include_bytes!("page/parts.css")),
     ("main.js", SCRIPT, include_bytes!("page/main.js")),
@@ -26,6 +26,7 @@ const ASSETS: [(&str, &str, &[u8]); 18] = [
     ("flow.js", SCRIPT, include_bytes!("page/flow.js")),
     ("letters.js", SCRIPT, include_bytes!("page/letters.js")),
     ("log.js", SCRIPT, include_bytes!("page/log.js")),
+    ("news.js", SCRIPT, include_bytes!("page/news.js")),
     ("publish.js", SCRIPT, include_bytes!("page/publish.js")),
     ("search.js", SCRIPT, include_bytes!("page/search.js")),
     ("dagre.js", SCRIPT, include_bytes!("../vendor/dagre.js")),

@@ -31,7 +31,7 @@ function ticks(from, to) {
 // `format` says a value in words with its unit. The line breaks where nothing was measured for a while. `marks` are moments with
 // words: a new version, a start.
 export function line(title, at, values, format, view, { className = "", marks = [] } = {}) {
-  const last = view.to ?? at.at(-1) ?? 0;
+  const last = view.to ?? at.at(-1) ?? Date.now();
   const first = view.from ?? Math.min(at[0] ?? last, last - 60_000);
   const spread = Math.max(1, last - first);
   const seen = at.map((time, index) => [time, values[index]]).filter(([time]) => time >= first && time <= last);
@@ -68,8 +68,9 @@ export function line(title, at, values, format, view, { className = "", marks = 
   const plot = make("div", "plot", make("div", "y", make("span", "", format(highest)), make("span", "", format(highest / 2)), make("span", "", "0")), picture);
   reads(picture, { first, spread, seen, marks: shown, format, cursor, brush, words, view, x });
   const axis = make("div", "x", ...ticks(first, last).map(([time, text]) => {
-    const label = make("span", "", text);
-    label.style.left = `${(100 * (time - first)) / spread}%`;
+    const part = (time - first) / spread;
+    const label = make("span", part > 0.9 ? "last" : "", text);
+    label.style.left = `${100 * part}%`;
     return label;
   }));
   return make("figure", `chart ${className}`, make("div", "legend-row", make("span", "", title), words), plot, axis);

@@ -46,6 +46,14 @@ export function redraw(place, ...content) {
   if (focus && !focus.isConnected) alike(focus)[at]?.focus({ preventScroll: true });
 }
 
+// Scrolled with the keyboard too.
+export function scrolls(element, name) {
+  element.tabIndex = 0;
+  element.setAttribute("role", "region");
+  element.setAttribute("aria-label", name);
+  return element;
+}
+
 // What the server says, or an error that says why not.
 export async function api(path, body) {
   const options = body === undefined ? {} : { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) };

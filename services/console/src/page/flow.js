@@ -168,6 +168,7 @@ class FlowView {
 
   unfold(event) {
     const content = make("div", "content", make("p", "hint", "reading …"));
+    content.setAttribute("role", "listitem");
     this.open.set(event.id, content);
     const time = event.time ? `?time=${Math.round(event.time)}` : "";
     api(`/api/flows/${encodeURIComponent(this.said.flow.id ?? this.id)}/events/${encodeURIComponent(event.id)}${time}`).then(

@@ -1,7 +1,7 @@
 // The dead-letter bench: causes on the left, the letters of one on the right, and what may be done with them.
 
 import { address, href, note } from "./address.js";
-import { about, ago, api, ask, button, facts, failed, flowLink, json, link, make, moment, named, number, plural, redraw, short, traceLink } from "./dom.js";
+import { about, ago, api, ask, button, facts, failed, flowLink, json, link, make, moment, named, number, plural, redraw, scrolls, short, traceLink } from "./dom.js";
 
 const EVERY = 3000;
 const POLL = 400;
@@ -49,7 +49,7 @@ class Bench {
     this.acts = make("div", "actions");
     this.outcome = make("div");
     this.differ = make("div");
-    this.table = make("div", "wide");
+    this.table = scrolls(make("div", "wide"), "Letters");
     this.pages = make("div", "row");
     this.find = field("Filter these letters by event, flow, key or message", this.view.q, (q) => this.turn({ q, offset: 0 }, true));
     this.detail = make("div", "card", this.head, this.acts, this.outcome, this.differ, this.find, this.table, this.pages);

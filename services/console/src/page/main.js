@@ -3,6 +3,7 @@
 import { address, go, href } from "./address.js";
 import { about, api, byId, make, plural, remember, remembered, short } from "./dom.js";
 import { LiveMap } from "./map.js";
+import { sayHeadline, sayMore } from "./news.js";
 import { closePanel, hidePanel, openPanel, showFunction, showPanel, showType } from "./panel.js";
 import { showFind } from "./find.js";
 import { showFlow, showFlows } from "./flow.js";
@@ -67,6 +68,8 @@ function alarm(tick) {
   else if (redis) pulse("away", "Redis is away");
   else if (tick.regression) pulse("away", "Redis went back");
   else pulse("live", "live");
+  const state = [(nats || tick.away) && "NATS", redis && "Redis", tick.regression && "regression"].filter(Boolean).join(", ");
+  sayHeadline(state, state === "" ? "All servers answer again" : alarms.map(({ why, advice }) => `${why}. ${advice}.`).join(" "));
 }
 
 function drawAlarms() {
@@ -75,10 +78,7 @@ function drawAlarms() {
   if (place.dataset.drawn !== drawn) {
     place.dataset.drawn = drawn;
     place.hidden = alarms.length === 0;
-    // Out of what is read aloud: it changes every second.
-    const clock = make("span", "since");
-    clock.setAttribute("aria-hidden", "true");
-    place.replaceChildren(...alarms.map(({ why, advice }) => make("div", "", make("b", "", why), clock.cloneNode(), ` — ${advice}`)));
+    place.replaceChildren(...alarms.map(({ why, advice }) => make("div", "", make("b", "", why), make("span", "since"), ` — ${advice}`)));
   }
   [...place.querySelectorAll(".since")].forEach((clock, at) => {
     const { since } = alarms[at];
@@ -94,6 +94,7 @@ setInterval(() => {
   alarms = [{ why: "The console does not answer", advice: "what stands here is how things were", since: Date.now() - SILENCE }];
   drawAlarms();
   pulse("away", "console is away");
+  sayHeadline("console", "The console does not answer");
 }, 1000);
 
 let drifting = null;
@@ -119,6 +120,7 @@ async function lookForNotices() {
     const open = notices.filter((notice) => notice.ended === null && notice.silent_until < Date.now());
     byId("notices").hidden = open.length === 0;
     byId("notices").textContent = plural(open.length, "notice");
+    sayMore("notice", open.length);
   }
   noticing = setTimeout(lookForNotices, 10_000);
 }
@@ -137,6 +139,7 @@ function listen() {
     const letters = tick.functions.reduce((sum, row) => sum + row[8], 0);
     byId("letters-count").hidden = letters === 0;
     byId("letters-count").textContent = short(letters);
+    sayMore("dead letter", letters);
   });
   source.addEventListener("error", () => {
     pulse("away", "console is away");
@@ -231,6 +234,11 @@ byId("search").addEventListener("submit", (event) => {
   event.preventDefault();
   const query = byId("query").value.trim();
   if (query) go(href("search", query));
+});
+// As a link it would be taken for an address.
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  byId("main").focus({ preventScroll: true });
 });
 byId("theme").addEventListener("click", nextTheme);
 for (const name of ["drift", "notices", "doctor"]) byId(name).addEventListener("click", () => openPanel(name));

@@ -106,9 +106,10 @@ export class LiveMap {
     const { width, height } = FUNCTION;
     const name = draw("text", { class: "name", x: 26, y: 23 });
     name.textContent = card.name.length > 21 ? `${card.name.slice(0, 20)}…` : card.name;
-    const fact = draw("text", { class: "fact", x: 26, y: 43 });
-    const lag = draw("text", { class: "lag", x: width - 12, y: 43 });
-    const dead = draw("g", { transform: `translate(${width - 6},4)`, visibility: "hidden" }, draw("rect", { class: "dead", x: -15, y: -11, width: 30, height: 19, rx: 9.5 }));
+    // Figures alone say nothing to those who do not see where they stand: the description has them in words.
+    const fact = draw("text", { class: "fact", x: 26, y: 43, "aria-hidden": true });
+    const lag = draw("text", { class: "lag", x: width - 12, y: 43, "aria-hidden": true });
+    const dead = draw("g", { transform: `translate(${width - 6},4)`, visibility: "hidden", "aria-hidden": true }, draw("rect", { class: "dead", x: -15, y: -11, width: 30, height: 19, rx: 9.5 }));
     const deadText = draw("text", { class: "dead-text", y: 2.5 });
     dead.append(deadText);
     const element = draw(
@@ -122,7 +123,7 @@ export class LiveMap {
       dead,
     );
     this.opens(element, spot, card.name);
-    return { element, spot, card, fact, lag, dead, deadText };
+    return { element, spot, card, name, fact, lag, dead, deadText };
   }
 
   typeNode(ty, spot) {
@@ -133,7 +134,7 @@ export class LiveMap {
     dim.textContent = `${domain}.`;
     const main = draw("tspan");
     main.textContent = rest.join(".");
-    const perSecond = draw("tspan", { class: "rate", dx: 6 });
+    const perSecond = draw("tspan", { class: "rate", dx: 6, "aria-hidden": true });
     name.append(dim, main, perSecond);
     const element = draw(
       "g",
@@ -207,8 +208,8 @@ export class LiveMap {
       set(node.lag, lag > 0 ? short(lag) : "");
       node.dead.setAttribute("visibility", letters > 0 ? "visible" : "hidden");
       set(node.deadText, short(letters));
-      const label = `${card.name}: ${health}, ${rate(perSecond)} per second, lag ${number(lag)}, ${letters} dead letters`;
-      if (node.element.getAttribute("aria-label") !== label) node.element.setAttribute("aria-label", label);
+      const whole = card.name === node.name.textContent ? "" : `${card.name}: `;
+      describe(node.element, `${whole}${health}, ${rate(perSecond)} per second, lag ${number(lag)}, ${letters} dead letters`);
       const chosen = node.element.classList.contains("chosen") ? " chosen" : "";
       const className = `node function ${health}${chosen}`;
       if (node.element.getAttribute("class") !== className) node.element.setAttribute("class", className);
@@ -217,7 +218,7 @@ export class LiveMap {
     this.shape.types.forEach((ty, at) => {
       const node = this.nodes.get(key("t", ty));
       set(node.perSecond, tick.types[at] >= 0.05 ? `${rate(tick.types[at])}/s` : "");
-      node.element.setAttribute("aria-label", `${ty}: ${rate(tick.types[at])} per second`);
+      describe(node.element, `${rate(tick.types[at])} per second`);
     });
     this.links.forEach((link, at) => {
       const flows = tick.edges[at] >= 0.05;
@@ -370,4 +371,8 @@ export class LiveMap {
 // Touches the page only where something is different.
 function set(element, text) {
   if (element.textContent !== text) element.textContent = text;
+}
+
+function describe(element, text) {
+  if (element.getAttribute("aria-description") !== text) element.setAttribute("aria-description", text);
 }
