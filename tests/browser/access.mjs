@@ -15,6 +15,7 @@ const PHONE = { viewport: { width: 390, height: 844 }, hasTouch: true, isMobile:
 // Every page: what it is called here, its address, and what is to be seen on it before it is looked at.
 const PAGES = ({ flow, key }) => [
   ["map", "map", "#totals b"],
+  ["wall", "map?wall", "#totals b"],
   ["function", "map/invoice-step-8-01", "#panel .chart"],
   ["type", "map/shop00.order.step0", "#panel details"],
   ["drift", "map?panel=drift", "#panel .list, #panel .hint"],

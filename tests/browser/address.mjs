@@ -1,4 +1,5 @@
-// Whether the address of the page says what is seen: a reload shows it again, Back what was before.
+// Whether the address of the page says what is seen: a reload shows it again, Back what was before, and a wall only what
+// is read from afar.
 
 import assert from "node:assert/strict";
 import { at, login, mapIsThere, openPage, until } from "./lib.mjs";
@@ -123,6 +124,39 @@ export function addressTests(test, shoot) {
     await found("2 events found");
     await keeps(page, () => ask("key", "nobody"), () => found("0 events found"), () => found("2 events found"));
     assert.equal(await page.inputValue('#page-find input[name="key"]'), "nobody");
+    assert.deepEqual(page.complaints, []);
+    await page.context().close();
+  });
+
+  test("a wall shows the map and its head line alone", async ({ browser, crowd }) => {
+    const page = await openPage(browser, crowd.url, { viewport: { width: 1920, height: 1080 } });
+    await login(page, crowd);
+    await page.goto(at(crowd, "flows"));
+    await page.waitForSelector("#page-flows table");
+    await page.keyboard.press("w");
+    await mapIsThere(page);
+    await page.waitForSelector("body.wall #totals b");
+    assert.equal(hash(page), "#/map?wall");
+    assert.equal(await page.locator("button:visible, input:visible, nav:visible").count(), 0, "there is nothing to press");
+    // Letters of 15 mm are read from three metres; a point of a screen of 1 m is half a millimetre wide.
+    const size = await page.evaluate(() => Number.parseFloat(getComputedStyle(document.querySelector("#totals b")).fontSize));
+    assert.ok(size * 0.7 * (1000 / 1920) >= 15, `${size} px are too small`);
+    const under = await page.evaluate(() => document.getElementById("nodes").getBoundingClientRect().top - document.getElementById("totals").getBoundingClientRect().bottom);
+    assert.ok(under >= 0, "the map lies under its head line");
+    const seen = new Set();
+    await until("ticks", async () => seen.add(await page.getAttribute("#canvas", "data-tick")).size > 3);
+    await shoot(page, "wall");
+    await page.reload();
+    await page.waitForSelector("body.wall #totals b");
+    await page.keyboard.press("w");
+    await page.waitForSelector("body:not(.wall) nav");
+    await page.keyboard.press("w");
+    await page.waitForSelector("body.wall");
+    await page.keyboard.press("Escape");
+    await page.waitForSelector("body:not(.wall) nav");
+    assert.equal(hash(page), "#/map");
+    await page.goBack();
+    await page.waitForSelector("body.wall");
     assert.deepEqual(page.complaints, []);
     await page.context().close();
   });

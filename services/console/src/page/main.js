@@ -15,6 +15,8 @@ const PAGES = ["map", "flows", "letters", "publish", "find", "search"];
 const map = new LiveMap({ open: (name, source) => go(href("map", name, { source })), onFunction: showFunction, onType: showType, onUnknown: hidePanel });
 let leave = null;
 
+const onWall = () => address().page === "map" && address().query.has("wall");
+
 const isGone = (element) => !element.isConnected || element.closest("[hidden], [inert]") !== null;
 
 // Shows what the address says.
@@ -29,7 +31,8 @@ function route() {
     if (anchor.dataset.page === page) anchor.setAttribute("aria-current", "page");
     else anchor.removeAttribute("aria-current");
   }
-  map.shown(page === "map");
+  document.body.classList.toggle("wall", onWall());
+  map.shown(page === "map", onWall());
   map.choose(page === "map" ? given : "", query.get("source") ?? "");
   if (page !== "map" || !given) showPanel(query.get("panel"));
   const place = byId(`page-${page}`);
@@ -141,7 +144,13 @@ function listen() {
     byId("letters-count").textContent = short(letters);
     sayMore("dead letter", letters);
   });
+  let broken = false;
+  source.addEventListener("open", () => {
+    // A page that nobody reloads would be that of an older console for ever.
+    if (broken && onWall()) location.reload();
+  });
   source.addEventListener("error", () => {
+    broken = true;
     pulse("away", "console is away");
     document.body.classList.add("unknown");
     // A refused stream is not tried again by the browser: perhaps the login is over.
@@ -210,7 +219,8 @@ const typing = (target) => target.closest("input, textarea, select, dialog") !==
 function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.key === "Escape" && !typing(event.target)) {
-    closePanel();
+    if (onWall()) go(href("map"));
+    else closePanel();
     return;
   }
   if (typing(event.target)) return;
@@ -220,6 +230,7 @@ function onKey(event) {
     3: () => go(href("letters")),
     4: () => go(href("find")),
     5: () => go(href("publish")),
+    w: () => go(href("map", "", { wall: !onWall() })),
     "/": () => byId("query").focus(),
     t: nextTheme,
     "?": () => byId("help").showModal(),

@@ -6,8 +6,12 @@ import { Dots } from "./dots.js";
 const FUNCTION = { width: 196, height: 58 };
 const TYPE = { height: 28, letter: 6.7, pad: 26 };
 const NEAREST = 1.35; // no closer by itself
+const NEAREST_WALL = 3; // is looked at from further away
 const READABLE = 0.62;
 const CURVE = 10; // straight pieces of one curved one
+
+// Under which word of the head line a function is counted.
+const HEADED = { failing: "failing", behind: "behind", stuck: "still", blocked: "still", paused: "still" };
 
 const key = (kind, name) => `${kind} ${name}`;
 
@@ -47,6 +51,7 @@ export class LiveMap {
     this.size = null;
     this.steered = false;
     this.chosen = {};
+    this.onWall = false;
     this.wanted = null;
     this.worker = new Worker("/layout.js", { type: "module" });
     this.worker.addEventListener("message", ({ data }) => this.drawn(data));
@@ -194,13 +199,14 @@ export class LiveMap {
   tick(tick) {
     this.latest = tick;
     if (!this.shape || tick.version !== this.shape.version) return;
-    const sums = { lag: 0, flight: 0, running: 0, letters: 0 };
+    const sums = { lag: 0, flight: 0, running: 0, letters: 0, failing: 0, behind: 0, still: 0 };
     this.shape.functions.forEach((card, at) => {
       const [perSecond, lag, flight, replicas, health, ms, retried, dead, letters] = tick.functions[at];
       sums.lag += lag;
       sums.flight += flight;
       sums.running += replicas > 0 ? 1 : 0;
       sums.letters += letters;
+      if (HEADED[health]) sums[HEADED[health]] += 1;
       const node = this.nodes.get(key("f", card.name));
       const often = replicas === 1 ? "" : ` · ×${replicas}`;
       const fact = health === "paused" ? "paused" : health === "blocked" ? "what follows waits for room" : replicas === 0 ? ({ stuck: "nobody runs it", asleep: "asleep" }[health] ?? "not running") : `${rate(perSecond)}/s${perSecond > 0 && ms > 0 ? ` · ${duration(ms)}` : ""}${often}`;
@@ -228,6 +234,7 @@ export class LiveMap {
     });
     this.dots.setRates(tick.edges);
     this.totals(sums, tick);
+    this.headed();
     this.frame.dataset.tick = `${tick.at}`;
   }
 
@@ -241,7 +248,19 @@ export class LiveMap {
       one(short(sums.flight), "in hand", "extra"),
       one(short(sums.letters), "dead letters", sums.letters > 0 ? "bad" : ""),
       stored,
+      // Seen on a wall only, where names may be too small to read.
+      one(`${sums.failing}`, "failing", `far-off ${sums.failing > 0 ? "failing" : ""}`),
+      one(`${sums.still}`, "stand still", `far-off ${sums.still > 0 ? "stuck" : ""}`),
+      one(`${sums.behind}`, "behind", `far-off ${sums.behind > 0 ? "behind" : ""}`),
     );
+  }
+
+  // On a wall the map stands below the head line, however many lines that has.
+  headed() {
+    const { offsetHeight } = byId("totals");
+    if (!this.onWall || offsetHeight === this.head) return;
+    this.head = offsetHeight;
+    this.fit(false);
   }
 
   // Where one looks.
@@ -257,9 +276,10 @@ export class LiveMap {
   fit(all = true) {
     if (!this.size) return;
     const [w, h] = [this.frame.clientWidth, this.frame.clientHeight];
-    const [top, side, bottom] = [w > 700 ? (h > 500 ? 74 : 58) : 116, w > 700 ? 36 : 16, 48];
-    const whole = Math.min(NEAREST, (w - 2 * side) / this.size.width, (h - top - bottom) / this.size.height);
-    const scale = all || w > 700 ? whole : Math.max(whole, READABLE);
+    const room = this.onWall ? byId("totals").offsetTop + byId("totals").offsetHeight + 24 : w > 700 ? (h > 500 ? 74 : 58) : 116;
+    const [top, side, bottom] = [room, w > 700 ? 36 : 16, 48];
+    const whole = Math.min(this.onWall ? NEAREST_WALL : NEAREST, (w - 2 * side) / this.size.width, (h - top - bottom) / this.size.height);
+    const scale = all || this.onWall || w > 700 ? whole : Math.max(whole, READABLE);
     const x = Math.max(side, (w - this.size.width * scale) / 2);
     this.camera = { scale, x, y: top + Math.max(0, (h - top - bottom - this.size.height * scale) / 2) };
     this.steered = false;
@@ -350,8 +370,13 @@ export class LiveMap {
     else this.fit(false);
   }
 
-  shown(yes) {
+  shown(yes, wall = false) {
     this.visible = yes;
+    this.frame.inert = wall; // nobody is there to steer it
+    if (wall !== this.onWall) {
+      this.onWall = wall;
+      this.fit(false);
+    }
     this.animate();
   }
 
