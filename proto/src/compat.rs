@@ -36,6 +36,25 @@ impl fmt::Display for Break {
 ///
 /// `int32` may become `int64`, and `uint32` `uint64`.
 pub fn breaks(old: &Catalog, new: &Catalog) -> Vec<Break> {
+    compare(old, new, Strictness::Breaks)
+}
+
+/// Differences by which one side reads something else than the other has written, sorted: of a field, a value or a key that
+/// both have. What only one of them has is none, so an older and a newer version may work side by side.
+pub fn clashes(known: &Catalog, own: &Catalog) -> Vec<Break> {
+    compare(known, own, Strictness::Clashes)
+}
+
+/// Differences that count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Strictness {
+    /// All that breaks what was written.
+    Breaks,
+    /// Different meanings of what both sides have.
+    Clashes,
+}
+
+fn compare(old: &Catalog, new: &Catalog, strictness: Strictness) -> Vec<Break> {
     let mut found = Vec::new();
     for before in old.entries() {
         let Ok(after) = new.get(&before.ty) else {
@@ -43,6 +62,7 @@ pub fn breaks(old: &Catalog, new: &Catalog) -> Vec<Break> {
         };
         let mut comparison = Comparison {
             ty: &before.ty,
+            strictness,
             compared: HashSet::new(),
             found: &mut found,
         };
@@ -63,6 +83,7 @@ pub fn breaks(old: &Catalog, new: &Catalog) -> Vec<Break> {
 /// Comparison of one event type.
 struct Comparison<'c> {
     ty: &'c str,
+    strictness: Strictness,
     /// Messages that were compared; they may hold themselves.
     compared: HashSet<String>,
     found: &'c mut Vec<Break>,
@@ -103,6 +124,7 @@ impl Comparison<'_> {
                     self.note(place, why);
                 }
                 (None, None) if is_reserved(new, number, name) => {}
+                (None, None) if self.strictness == Strictness::Clashes => {}
                 (None, None) => {
                     let why = format!(
                         "is removed: reserve its number and name (`reserved {number}; reserved {name:?};`), so that \
@@ -124,6 +146,8 @@ impl Comparison<'_> {
             (Kind::Message(old), Kind::Message(new)) => self.messages(&old, &new),
             (Kind::Enum(old), Kind::Enum(new)) => self.enums(&old, &new),
             (Kind::Int32, Kind::Int64) | (Kind::Uint32, Kind::Uint64) => {}
+            (Kind::Int64, Kind::Int32) | (Kind::Uint64, Kind::Uint32)
+                if self.strictness == Strictness::Clashes => {}
             (before, after) if before == after => {}
             (before, after) => {
                 let why = format!("was {before:?}, and is {after:?}: add a field");
@@ -137,7 +161,9 @@ impl Comparison<'_> {
             let name = before.name();
             let number = before.number();
             let after = new.get_value_by_name(name);
-            if after.is_some_and(|after| after.number() == number) {
+            if after.as_ref().is_some_and(|after| after.number() == number)
+                || (after.is_none() && self.strictness == Strictness::Clashes)
+            {
                 continue;
             }
             let reserved = new.reserved_ranges().any(|range| range.contains(&number))

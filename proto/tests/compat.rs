@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use oncue_proto::Catalog;
-use oncue_proto::compat::breaks;
+use oncue_proto::compat::{breaks, clashes};
 
 /// Contract with one event `shop.order.placed` of this body, and whatever stands beside it.
 fn contract(body: &str, beside: &str, key: &str) -> Catalog {
@@ -114,4 +114,32 @@ fn another_key_breaks_what_stands_under_the_old_one() {
         [""; 0],
         "a type that is new"
     );
+}
+
+/// An older and a newer version side by side read the same, as long as what both have means one thing.
+#[test]
+fn what_only_one_side_has_is_no_clash() {
+    let old = order("int32 amount = 2;");
+    for (body, count) in [
+        ("", 0),
+        ("int64 amount = 2; string note = 3;", 0),
+        ("string amount = 2;", 1),
+        ("int32 sum = 2;", 1),
+        ("int32 amount = 3;", 1),
+        ("repeated int32 amount = 2;", 1),
+    ] {
+        let new = order(body);
+        assert_eq!(clashes(&old, &new).len(), count, "{body}");
+        // Whichever of them was there first.
+        assert_eq!(clashes(&new, &old).len(), count, "{body}");
+    }
+    let body = "string order = 1; Kind kind = 2;";
+    let kinds = ["NONE = 0; GIFT = 1;", "NONE = 0;", "NONE = 0; GIFT = 2;"];
+    let [old, fewer, moved] =
+        kinds.map(|kinds| contract(body, &format!("enum Kind {{ {kinds} }}"), "order"));
+    assert_eq!(clashes(&old, &fewer), []);
+    assert_eq!(clashes(&old, &moved).len(), 1);
+    let body = "string order = 1; string customer = 2;";
+    let keys = ["order", "customer"].map(|key| contract(body, "", key));
+    assert_eq!(clashes(&keys[0], &keys[1]).len(), 1);
 }

@@ -170,6 +170,11 @@ impl Cluster {
         self.env.push((name.to_owned(), value.to_owned()));
     }
 
+    /// Takes a variable out of the environment of everything started from now on.
+    pub fn unset(&mut self, name: &str) {
+        self.env.retain(|(n, _)| n != name);
+    }
+
     /// `oncue.toml` as a program started here would read it.
     pub fn config(&self) -> Config {
         self.config_of(&self.env)

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `*_total`, durations | Redis, where every worker adds what it counts; they outlive workers and this console | as last read |
 //! | what waits, in flight, dead letters, streams | NATS | left out: a number nobody knows is no number |
+//! | what is wrong, by kind | the notices | as last seen |
 //! | replicas, state | `$SRV` answers, of workers and of every `oncue up` | left out |
 //!
 //! Series are bounded: only functions that have a consumer or stand in `oncue.toml` are told, and at most
@@ -17,6 +18,7 @@ use axum::response::IntoResponse;
 use oncue_admin::functions::FunctionState;
 use oncue_core::bus::info::ConsumerInfo;
 use oncue_core::bus::layout::DLQ;
+use oncue_core::config::NoticeKind;
 use oncue_proto::event;
 use oncue_telemetry::metrics::{Histogram, Labels, Metric};
 use oncue_telemetry::prometheus;
@@ -27,6 +29,15 @@ use crate::snapshot::{Function, Measured};
 
 /// Functions that are told; an app with more has a console that says so.
 const MOST_FUNCTIONS: usize = 1000;
+
+/// Kinds of things that are wrong.
+const KINDS: [NoticeKind; 5] = [
+    NoticeKind::Letters,
+    NoticeKind::Functions,
+    NoticeKind::Servers,
+    NoticeKind::Store,
+    NoticeKind::Certificates,
+];
 
 /// Counts of events, by what became of them.
 const OUTCOMES: [&str; 5] = ["applied", "duplicate", "conflict", "retried", "dead"];
@@ -54,6 +65,7 @@ fn list(app: &App, now: u64) -> Vec<Metric> {
     all.extend(moment.functions());
     all.extend(moment.counts());
     all.extend(moment.streams(app));
+    all.push(moment.notices(app));
     all
 }
 
@@ -146,6 +158,24 @@ impl Moment<'_> {
                 self.memory(redis.max_bytes),
             ),
         ]
+    }
+
+    /// Things that are wrong, as those are told whom `[notice.NAME]` names; all kinds, so that none is absent.
+    fn notices(&self, app: &App) -> Metric {
+        let notices = app.notices.all();
+        let open = KINDS.map(|kind| {
+            let of_kind = notices
+                .values()
+                .filter(|notice| notice.ended.is_none() && notice.kind == kind);
+            let labels = self.labels(&[("oncue.kind", kind.word())]);
+            (labels, of_kind.count() as f64)
+        });
+        Metric::gauges(
+            "oncue.notices",
+            "1",
+            "Things that are wrong, by kind.",
+            open.to_vec(),
+        )
     }
 
     fn functions(&self) -> Vec<Metric> {

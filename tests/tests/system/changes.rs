@@ -440,3 +440,46 @@ fn named_view(id: &str) -> Envelope {
         payload: view(0).1.into(),
     }
 }
+
+/// A program that would read events otherwise does not begin, also where nobody has restarted it but its process has died;
+/// the events wait.
+#[tokio::test]
+async fn a_program_that_was_not_let_in_does_not_begin() {
+    let cluster = Cluster::new("proto = \"proto\"\n[functions.count-views]\n").await;
+    let folder = cluster.dir.join("proto");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let stored = |fields: &str| {
+        let text = format!(
+            "syntax = \"proto3\";\npackage web;\nimport \"oncue/v1/event.proto\";\n\
+             message PageViewed {{ option (oncue.v1.event) = {{ type: \"web.page.viewed\", key: \"page\" }};\n{fields} }}\n"
+        );
+        std::fs::write(folder.join("web.proto"), text).expect("written");
+        let made = cluster.output("oncue-host", &["--contract"]);
+        assert!(made.status.success(), "{made:?}");
+        made.stdout
+    };
+    let worker = cluster.start("count-views").await;
+    drop(worker);
+    let bus = cluster.bus().await;
+    // As another version has it, which was let in.
+    let other = stored("string page = 1; int64 visitor = 2;");
+    contract::store(&bus, "count-views", other)
+        .await
+        .expect("stored");
+    let mut refused = cluster.spawn("count-views", &[]);
+    assert_eq!(refused.exit().await, Some(1), "{}", refused.log());
+    let log = refused.log();
+    for words in [
+        "web.PageViewed.visitor was int64, and is string",
+        "oncue apply --break-contract",
+    ] {
+        assert!(log.contains(words), "{log}");
+    }
+    // Whatever only one of both knows keeps nobody from working: versions run side by side.
+    let older = stored("string page = 1; string later = 90;");
+    contract::store(&bus, "count-views", older)
+        .await
+        .expect("stored");
+    let worker = cluster.spawn("count-views", &[]);
+    worker.wait_for_line("\"message\":\"ready\"").await;
+}

@@ -10,6 +10,7 @@ mod changes;
 mod chaos;
 mod clicks;
 mod conformance;
+mod connections;
 mod console;
 mod crash;
 mod delivery;

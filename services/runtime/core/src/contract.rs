@@ -137,6 +137,20 @@ pub async fn stored(bus: &Bus) -> Result<BTreeMap<String, Vec<u8>>, BusError> {
     Ok(found)
 }
 
+/// Contract of one function as `oncue apply` has stored it; `None` where it has not.
+///
+/// # Errors
+/// NATS does not answer, or does not let this process read it.
+pub async fn stored_of(bus: &Bus, function: &str) -> Result<Option<Vec<u8>>, BusError> {
+    let subject = subject(bus, function);
+    let asked = bus.last_by_subject(layout::VALUES, &subject);
+    let answer = tokio::time::timeout(STORED_TIMEOUT, asked).await;
+    let set = answer
+        .map_err(|_| BusError(format!("{subject}: no answer within {STORED_TIMEOUT:?}")))??;
+    // Empty once it was forgotten.
+    Ok(set.map(|set| set.to_vec()).filter(|set| !set.is_empty()))
+}
+
 /// Stores the contract of a function, in place of the one before; an empty one forgets it.
 ///
 /// # Errors

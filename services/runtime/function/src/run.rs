@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use oncue_proto::Trigger;
+use oncue_proto::{Catalog, Trigger, compat};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -23,6 +23,7 @@ use oncue_core::agreement::{self, LostStream, Marked};
 use oncue_core::bus::pull::Pull;
 use oncue_core::bus::{Bus, layout};
 use oncue_core::config::{Config, Role};
+use oncue_core::contract;
 use oncue_core::failpoint::{self, Sabotage};
 use oncue_core::model::history::Cue;
 use oncue_core::model::manifest::Manifest;
@@ -244,6 +245,45 @@ async fn check_agreement(
     Err(regression.into())
 }
 
+/// Refuses a program that would read events otherwise than they were written: one that was changed since `oncue apply` has let
+/// it in, and is started because another process of it has ended.
+///
+/// # Errors
+///
+/// The fields, and the way out. A contract that cannot be read is said and refuses nothing.
+async fn check_contract(
+    bus: &Bus,
+    function: &Erased,
+    manifest: &Manifest,
+) -> Result<(), ServeError> {
+    let stored = match contract::stored_of(bus, &manifest.name).await {
+        Ok(Some(stored)) => stored,
+        Ok(None) => return Ok(()),
+        Err(e) => {
+            tracing::warn!("whether the contract was let in cannot be seen: {e}");
+            return Ok(());
+        }
+    };
+    let mut known = Catalog::default();
+    let mut own = Catalog::default();
+    known.add(&stored)?;
+    own.add(&function.contract())?;
+    let clashes: Vec<String> = compat::clashes(&known, &own)
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    if clashes.is_empty() {
+        return Ok(());
+    }
+    Err(format!(
+        "{}: this program reads events otherwise than they were written, and was not let in: {}; undo the change, or let it in \
+         with `oncue apply --break-contract`",
+        manifest.name,
+        clashes.join("; ")
+    )
+    .into())
+}
+
 /// Stream that has lost what Redis remembers.
 async fn lost_stream(
     bus: &Bus,
@@ -297,6 +337,7 @@ async fn serve(
         let stream = layout::stream(&config.app, &domain, &config.stream(&domain));
         bus.require(&stream).await?;
     }
+    check_contract(&bus, &function, &manifest).await?;
     let secret = secret::known(&bus, &store).await?;
     bus.require(&manifest.consumer(config)).await?;
     let stream = config.stream(&manifest.stream);

@@ -53,7 +53,7 @@ const shorten = func(
     assert.deepEqual(await files.stat(stored.name), stored);
     assert.equal(await files.open("none"), undefined);
     await files.delete("old");
-    return create(OrderBilledSchema, { order: stored.metadata["of"], cents: BigInt(stored.size) });
+    return create(OrderBilledSchema, { order: stored.metadata["of"] ?? "", cents: BigInt(stored.size) });
   },
 );
 

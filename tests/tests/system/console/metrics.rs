@@ -20,6 +20,7 @@ fn named(file: &str) -> BTreeSet<String> {
     let labels = [
         "oncue_app",
         "oncue_function",
+        "oncue_kind",
         "oncue_outcome",
         "oncue_server",
         "oncue_state",

@@ -71,6 +71,13 @@ async fn a_new_cause_of_letters_is_told_once_and_again_until_it_is_taken() {
         "{link}"
     );
 
+    // Alerts rest on the same list.
+    let text = console.get("/metrics").await.text();
+    for (kind, count) in [("letters", 1), ("store", 0), ("certificates", 0)] {
+        let line = format!("oncue_notices{{oncue_app=\"app\",oncue_kind=\"{kind}\"}} {count}");
+        assert!(text.contains(&line), "{line} is not in\n{text}");
+    }
+
     // Both consoles know that it is told, and neither tells it again.
     for at in [console.at, at] {
         until("it is known to be told", async || {

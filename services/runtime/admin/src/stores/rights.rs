@@ -216,6 +216,13 @@ fn function(config: &Config, manifest: &Manifest) -> Grant {
     let consumer = app.consumer(name);
     let mut publishes = Publishes::default();
     publishes.start(app);
+    publishes.api(
+        format_args!(
+            "DIRECT.GET.{}.$KV.oncue.{app}.contract.{name}",
+            layout::VALUES
+        ),
+        "compares its event types with those that were let in",
+    );
     for domain in manifest.domains() {
         publishes.api(
             format_args!("STREAM.INFO.{domain}"),
@@ -529,7 +536,7 @@ mod tests {
             "PURGE",
             "DELETE",
             "CREATE",
-            "$KV.oncue.shop.contract",
+            "$KV.oncue.shop.contract.*",
         ];
         for word in words {
             assert!(

@@ -26,8 +26,8 @@ pub fn servers(url: &ServerUrl) -> Result<Vec<ServerAddr>, BusError> {
         .map_err(|e| failed(format_args!("{url} is no NATS URL"), e))
 }
 
-/// Options with the credentials of a file, else with the first user that a server's URL names, which the client itself does
-/// not take from there; and with the files of TLS.
+/// Options with the credentials of a file, else with the first user or token that a server's URL names, which the client itself
+/// does not take from there; and with the files of TLS.
 pub fn options(server: &NatsServer, servers: &[ServerAddr]) -> Result<ConnectOptions, BusError> {
     let user = servers.iter().find_map(user);
     let mut options = match (&server.credentials, user) {
@@ -35,7 +35,10 @@ pub fn options(server: &NatsServer, servers: &[ServerAddr]) -> Result<ConnectOpt
             credentials::check(file).map_err(BusError)?;
             credentials::options(file.clone())
         }
-        (None, Some((user, password))) => ConnectOptions::new().user_and_password(user, password),
+        (None, Some(User::Named { user, password })) => {
+            ConnectOptions::new().user_and_password(user, password)
+        }
+        (None, Some(User::Token(token))) => ConnectOptions::new().token(token),
         (None, None) => ConnectOptions::new(),
     };
     let tls = &server.tls;
@@ -67,9 +70,24 @@ pub fn connect_delay(attempts: usize, before: bool) -> Duration {
     RECONNECT.delay(u32::try_from(attempts).unwrap_or(u32::MAX))
 }
 
-/// User and password of a server's URL.
-fn user(server: &ServerAddr) -> Option<(String, String)> {
-    Some((decoded(server.username()?), decoded(server.password()?)))
+/// Client as a server's URL names it.
+#[derive(Debug, PartialEq, Eq)]
+enum User {
+    /// `nats://USER:PASSWORD@HOST`
+    Named { user: String, password: String },
+    /// `nats://TOKEN@HOST`
+    Token(String),
+}
+
+fn user(server: &ServerAddr) -> Option<User> {
+    let user = decoded(server.username().filter(|user| !user.is_empty())?);
+    Some(match server.password() {
+        Some(password) => User::Named {
+            user,
+            password: decoded(password),
+        },
+        None => User::Token(user),
+    })
 }
 
 /// Part of a URL without its percent-encoding; a part that is not UTF-8 then stays as it is.
@@ -113,8 +131,13 @@ mod tests {
         );
         assert_eq!(
             all.iter().find_map(user),
-            Some(("me".to_owned(), "se@cret".to_owned()))
+            Some(User::Named {
+                user: "me".to_owned(),
+                password: "se@cret".to_owned()
+            })
         );
+        let token = servers(&ServerUrl::from("nats://s%2Fcret@a")).expect("a server");
+        assert_eq!(user(&token[0]), Some(User::Token("s/cret".to_owned())));
         let refused = servers(&ServerUrl::from("nats://me:secret@a:b"))
             .expect_err("no port")
             .to_string();

@@ -59,6 +59,19 @@ pub enum NoticeKind {
     Certificates,
 }
 
+impl NoticeKind {
+    /// Name in `about`, and in metrics.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Letters => "letters",
+            Self::Functions => "functions",
+            Self::Servers => "servers",
+            Self::Store => "store",
+            Self::Certificates => "certificates",
+        }
+    }
+}
+
 fn minute() -> Span {
     Span(Duration::from_mins(1))
 }
