@@ -4,7 +4,8 @@
 #
 # For a checkout, without arguments: finds nats-server and redis-server, or installs them: NATS for this project alone, under
 # .oncue/bin; Redis with the system's own package manager. Says what to do where it cannot. Silent when all is there. With `python`
-# or `typescript` also what functions in these languages need, in .oncue/venv and .oncue/typescript.
+# or `typescript` also what functions in these languages need, in .oncue/venv and .oncue/typescript; with `promtool` that, by which
+# alert rules are tried.
 set -euo pipefail
 HERE=$PWD
 cd "$(dirname "$0")/.."
@@ -229,6 +230,10 @@ case ${1:-} in
     nats
     redis
     typescript
+    ;;
+  promtool)
+    have promtool || { have apt-get && apt_install prometheus; } ||
+      fail "promtool is missing and could not be installed" "it is in the package prometheus of your distribution"
     ;;
   package)
     shift

@@ -34,7 +34,7 @@ impl SensitiveFields {
     /// Names of such fields, as contracts and as JSON write them; without those of the platform's own messages.
     pub(crate) fn names(&self, pool: &DescriptorPool) -> BTreeSet<String> {
         let mut names = BTreeSet::new();
-        for full_name in self.0.iter().filter(|name| !name.starts_with("oncue.")) {
+        for full_name in self.0.iter().filter(|name| !name.starts_with("oncue.v1.")) {
             let parts = full_name.rsplit_once('.');
             let message = parts.and_then(|(message, _)| pool.get_message_by_name(message));
             let field = message.and_then(|message| message.get_field_by_name(parts?.1));

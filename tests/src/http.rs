@@ -1,5 +1,6 @@
 //! An HTTP client simple enough to misbehave on purpose: it writes the bytes it is given and reads to the end.
 
+pub mod live;
 pub mod receiver;
 
 use std::fmt::Write as _;

@@ -399,8 +399,15 @@ impl LivingChild<'_> {
                 let of_run = self.dispatcher.files(self.place, request.run);
                 let files = self.files.clone();
                 let control = self.control.clone();
+                let dispatcher = self.dispatcher.clone();
+                let place = self.place;
+                let run = request.run;
                 tokio::spawn(async move {
                     let reply = files.reply(of_run, request).await;
+                    // Opened while its run ended.
+                    if dispatcher.files(place, run).is_none() {
+                        files.close_of(run);
+                    }
                     let _ = control.send(Content::FileReply(reply));
                 });
             }

@@ -29,7 +29,8 @@ pub struct OpenFiles(Arc<Mutex<HashMap<u64, OpenFile>>>);
 
 struct OpenFile {
     run: u64,
-    transfer: Transfer,
+    /// `None` while a request is at work on it.
+    transfer: Option<Transfer>,
 }
 
 enum Transfer {
@@ -103,6 +104,10 @@ impl OpenFiles {
             }
             Some(Act::Append(append)) => self.append(append.create, append.chunk).await,
             Some(Act::Finish(created)) => self.finish(created).await,
+            Some(Act::Close(opened)) => {
+                self.0.lock().remove(&opened);
+                Ok(Outcome::Done(true))
+            }
             Some(Act::Delete(name)) => {
                 files.delete(&name).await?;
                 Ok(Outcome::Done(true))
@@ -115,59 +120,70 @@ impl OpenFiles {
         let mut open = self.0.lock();
         let of_run = open.values().filter(|file| file.run == run);
         if of_run.count() >= MAX_OPEN {
-            return Err(refusal(format!("{MAX_OPEN} files are open already")));
+            return Err(failure(format!("{MAX_OPEN} files are open already")));
         }
+        let transfer = Some(transfer);
         open.insert(number, OpenFile { run, transfer });
         Ok(())
     }
 
-    /// Takes a file out, since only one request at a time can be at work on it.
-    fn take(&self, number: u64) -> Result<OpenFile, ForeignFailure> {
-        let file = self.0.lock().remove(&number);
-        file.ok_or_else(|| {
+    /// Takes the transfer of a file, for one request at a time.
+    fn take(&self, number: u64) -> Result<Transfer, ForeignFailure> {
+        let mut open = self.0.lock();
+        let transfer = open.get_mut(&number).and_then(|file| file.transfer.take());
+        transfer.ok_or_else(|| {
             refusal(format!(
-                "no file was opened by request {number}, or it is busy"
+                "no file is open by request {number}, or another request is at work on it"
             ))
         })
     }
 
+    /// Gives it back, unless its run has ended meanwhile.
+    fn give_back(&self, number: u64, transfer: Transfer) {
+        if let Some(file) = self.0.lock().get_mut(&number) {
+            file.transfer = Some(transfer);
+        }
+    }
+
     async fn next(&self, number: u64) -> Result<Outcome, ForeignFailure> {
-        let mut file = self.take(number)?;
-        let Transfer::Read(parts) = &mut file.transfer else {
+        let mut transfer = self.take(number)?;
+        let Transfer::Read(parts) = &mut transfer else {
             return Err(refusal("the file is being written"));
         };
         let Some(part) = parts.next().await else {
+            self.0.lock().remove(&number);
             return Ok(Outcome::Done(true));
         };
         let part = part.map_err(|e| failure(e.to_string()))?;
-        self.0.lock().insert(number, file);
+        self.give_back(number, transfer);
         Ok(Outcome::Chunk(part))
     }
 
     async fn append(&self, number: u64, chunk: Bytes) -> Result<Outcome, ForeignFailure> {
-        let file = self.take(number)?;
+        let transfer = self.take(number)?;
         let Transfer::Write(Upload {
             parts: Some(parts), ..
-        }) = &file.transfer
+        }) = &transfer
         else {
             return Err(refusal("the file is being read"));
         };
         if parts.send(Ok(chunk)).await.is_err() {
             // The store has given up; its reason comes with the end.
-            return self.end(file).await;
+            return self.end(number, transfer).await;
         }
-        self.0.lock().insert(number, file);
+        self.give_back(number, transfer);
         Ok(Outcome::Done(true))
     }
 
     async fn finish(&self, number: u64) -> Result<Outcome, ForeignFailure> {
-        let file = self.take(number)?;
-        self.end(file).await
+        let transfer = self.take(number)?;
+        self.end(number, transfer).await
     }
 
     /// Description of a file that is written to its end.
-    async fn end(&self, file: OpenFile) -> Result<Outcome, ForeignFailure> {
-        let Transfer::Write(mut upload) = file.transfer else {
+    async fn end(&self, number: u64, transfer: Transfer) -> Result<Outcome, ForeignFailure> {
+        self.0.lock().remove(&number);
+        let Transfer::Write(mut upload) = transfer else {
             return Err(refusal("the file is being read"));
         };
         upload.parts = None;

@@ -505,7 +505,26 @@ async fn conforms(language: Language) {
         );
     }
     assert!(wrong.is_empty(), "{}\n{}", wrong.join("\n"), bench.log());
+    nothing_is_left_of_files(&bench).await;
     drains(&mut bench).await;
+}
+
+/// Chunks are there of whole files alone: those that were deleted, replaced or not finished have left none.
+async fn nothing_is_left_of_files(bench: &Bench) {
+    let count = async |kind: &str| {
+        let subjects = format!("$O.app_files.{kind}.*");
+        let found = bench.bus.stream_subjects("OBJ_app_files", &subjects).await;
+        found.map_or(0, |found| found.len())
+    };
+    if matches!(bench.language, Language::Lines | Language::Http) {
+        return;
+    }
+    // Two files that stay; of the two others of their cases a description says that they are gone.
+    assert_eq!(count("M").await, 4, "{}", bench.log());
+    until("half a file is gone", async || {
+        (count("C").await == 2).then_some(())
+    })
+    .await;
 }
 
 /// Ended in the middle of its work, a function finishes what it has in hand, and another goes on: each event counts once.

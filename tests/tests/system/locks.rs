@@ -842,12 +842,13 @@ async fn running_servers_are_compared_with_the_rights() {
     assert!(said.contains("8 in NATS and 7 in Redis"), "{said}");
 
     let store = locked.store().await;
-    let changes: [(&str, &[&str]); 3] = [
+    let changes: [(&str, &[&str]); 4] = [
         (
             "app.fn.rank-pages",
             &["+config", "resetkeys", "~app:d:rank-pages", ">more"],
         ),
         ("app.fn.gone", &["on", "~*", "+@all", ">gone"]),
+        ("app.fn.inspect-file", &["nopass", "(~* +@all)"]),
         ("default", &["on", "nopass"]),
     ];
     for (name, rules) in changes {
@@ -879,6 +880,7 @@ async fn running_servers_are_compared_with_the_rights() {
         "Redis takes another password as well",
         "Redis has this user, who belongs to nobody of the app",
         "Redis lets in whoever gives no name",
+        "function inspect-file\n  differs Redis lets it in without a password\n  differs Redis gives it more by selectors",
     ];
     until("every difference is named", async || {
         let (code, said) = check().await;

@@ -28,7 +28,8 @@ pub struct Args {
     /// until all have the new ones.
     #[arg(long, conflicts_with_all = ["who", "format", "keys"])]
     rotate: bool,
-    /// Compare with the servers as they run: 1 where these give more or less.
+    /// Compare with the servers as they run: 1 where these give more or less. For a moment Redis has a user to whom nobody can
+    /// log in.
     #[arg(long, conflicts_with_all = ["who", "format", "rotate", "write"])]
     check: bool,
     /// Folder of the credentials, for --check and for the formats that name keys; those of a format that are missing are made. Default: `.oncue/keys`

@@ -129,6 +129,8 @@ async function lookForNotices() {
 }
 
 let source = null;
+// Whether the console has been away since this page began.
+let broken = false;
 
 function listen() {
   source?.close();
@@ -144,7 +146,6 @@ function listen() {
     byId("letters-count").textContent = short(letters);
     sayMore("dead letter", letters);
   });
-  let broken = false;
   source.addEventListener("open", () => {
     // A page that nobody reloads would be that of an older console for ever.
     if (broken && onWall()) location.reload();

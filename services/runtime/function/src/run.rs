@@ -260,13 +260,20 @@ async fn check_contract(
         Ok(Some(stored)) => stored,
         Ok(None) => return Ok(()),
         Err(e) => {
-            tracing::warn!("whether the contract was let in cannot be seen: {e}");
+            tracing::warn!(
+                "whether the contract was let in cannot be seen: {e}; a locked NATS gives the right to it by `oncue restart`, \
+                 or by what `oncue rights --write` writes"
+            );
             return Ok(());
         }
     };
     let mut known = Catalog::default();
     let mut own = Catalog::default();
-    known.add(&stored)?;
+    if let Err(e) = known.add(&stored) {
+        // Of a later version of Oncue, perhaps.
+        tracing::warn!("the contract that was let in cannot be read, so nothing is compared: {e}");
+        return Ok(());
+    }
     own.add(&function.contract())?;
     let clashes: Vec<String> = compat::clashes(&known, &own)
         .iter()
@@ -276,8 +283,8 @@ async fn check_contract(
         return Ok(());
     }
     Err(format!(
-        "{}: this program reads events otherwise than they were written, and was not let in: {}; undo the change, or let it in \
-         with `oncue apply --break-contract`",
+        "{}: this program would read events otherwise than the contract in force has them: {}; start the version that was \
+         applied, or undo the change; to let in what is new: `oncue apply --break-contract`",
         manifest.name,
         clashes.join("; ")
     )

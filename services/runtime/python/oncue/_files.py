@@ -35,11 +35,13 @@ class File:
     metadata: Mapping[str, str]
 
 
-class _Requests:
+class Requests:
     """Requests of every kind, as far as the function declares them; how they are sent is another's to know."""
 
     def __init__(self, function: str, declared: str) -> None:
         self._function, self._declared = function, declared
+        # Numbers of the requests that opened what is still open.
+        self.open_numbers: set[int] = set()
 
     def _must_declare(self, wanted: str) -> None:
         if USES.index(self._declared) < USES.index(wanted):
@@ -55,11 +57,17 @@ class _Requests:
         """Number by which the content is asked for."""
         self._must_declare("read")
         reply = yield {"open": name}
-        return None if _file(reply) is None else reply.number
+        if _file(reply) is None:
+            return None
+        self.open_numbers.add(reply.number)
+        return int(reply.number)
 
     def next(self, number: int) -> Asking[bytes | None]:
         reply = _checked((yield {"next": number}))
-        return reply.chunk if reply.WhichOneof("outcome") == "chunk" else None
+        if reply.WhichOneof("outcome") == "chunk":
+            return bytes(reply.chunk)
+        self.open_numbers.discard(number)
+        return None
 
     def read(self, name: str, limit: int) -> Asking[bytes | None]:
         file = yield from self.stat(name)
@@ -78,6 +86,7 @@ class _Requests:
     def create(self, name: str, metadata: Mapping[str, str]) -> Asking[int]:
         self._must_declare("write")
         reply = _checked((yield {"create": {"name": name, "metadata": dict(metadata)}}))
+        self.open_numbers.add(reply.number)
         return int(reply.number)
 
     def append(self, number: int, data: bytes) -> Asking[None]:
@@ -87,6 +96,7 @@ class _Requests:
                 raise FileError("the store took no more of the file")
 
     def finish(self, number: int) -> Asking[File]:
+        self.open_numbers.discard(number)
         file = _file((yield {"finish": number}))
         assert file is not None
         return file
@@ -99,8 +109,8 @@ class _Requests:
 class Files:
     """Files for a plain handler."""
 
-    def __init__(self, ask: Callable[[dict[str, Any]], Any], function: str, declared: str) -> None:
-        self._ask, self._requests = ask, _Requests(function, declared)
+    def __init__(self, ask: Callable[[dict[str, Any]], Any], requests: Requests) -> None:
+        self._ask, self._requests = ask, requests
 
     def _drive(self, asking: Asking[T]) -> T:
         reply = None
@@ -144,8 +154,8 @@ class Files:
 class AsyncFiles:
     """Files for an async handler."""
 
-    def __init__(self, ask: Callable[[dict[str, Any]], Awaitable[Any]], function: str, declared: str) -> None:
-        self._ask, self._requests = ask, _Requests(function, declared)
+    def __init__(self, ask: Callable[[dict[str, Any]], Awaitable[Any]], requests: Requests) -> None:
+        self._ask, self._requests = ask, requests
 
     async def _drive(self, asking: Asking[T]) -> T:
         reply = None

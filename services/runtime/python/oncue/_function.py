@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 from oncue import _contract, _wire
 from oncue._errors import Reject as Reject
 from oncue._errors import reject
-from oncue._files import USES, AsyncFiles, Files
+from oncue._files import USES, AsyncFiles, Files, Requests
 from oncue._rows import RowType
 
 E = TypeVar("E")
@@ -35,7 +35,7 @@ class Delayed(Generic[E]):
 class Context:
     """Identity and time of the event, and changes that need no row."""
 
-    __slots__ = ("_event", "_key", "_function", "_ask", "operations", "is_dry_run")
+    __slots__ = ("_event", "_key", "_function", "_ask", "file_requests", "operations", "is_dry_run")
 
     def __init__(
         self,
@@ -48,6 +48,7 @@ class Context:
         self._event, self._key, self._function = event, key, function
         # How files are asked for: returns the reply, or in an async function what becomes it.
         self._ask = ask or _no_files
+        self.file_requests = Requests(function.name, function.files)
         # Changes without a row, in order.
         self.operations: list[dict[str, Any]] = []
         # Whether an operator only wants to see what would come of the event: calls to the outside are to be left out.
@@ -114,7 +115,7 @@ class Context:
         function = self._function
         if function.is_async:
             raise TypeError(f"{function.name} is an async function: use context.async_files")
-        return Files(self._ask, function.name, function.files)
+        return Files(self._ask, self.file_requests)
 
     @property
     def async_files(self) -> AsyncFiles:
@@ -122,7 +123,7 @@ class Context:
         function = self._function
         if not function.is_async:
             raise TypeError(f"{function.name} is a plain function: use context.files")
-        return AsyncFiles(self._ask, function.name, function.files)
+        return AsyncFiles(self._ask, self.file_requests)
 
     def add(self, table: str, field: str, by: int) -> None:
         """Adds to an integer field of the key's row in `table`; an absent field counts as 0."""

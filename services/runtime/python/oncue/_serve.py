@@ -125,6 +125,9 @@ class _Connection:
         self._socket = sock
         self._buffer = bytearray()
         self._lock = threading.Lock()
+        # Whether an interrupt of the main thread has to wait, whether one does, and what it does then.
+        self.holds_interrupts = self.has_held = False
+        self.when_held: Callable[[], None] = lambda: None
         # Whether the host replies to requests for files; their numbers.
         self.has_files = False
         self._numbers = itertools.count(1)
@@ -179,13 +182,26 @@ class _Connection:
         frame.file_request.CopyFrom(_wire.FileRequest(number=next(self._numbers), run=run, **act))
         return frame
 
+    def close_files(self, run: int, numbers: set[int]) -> None:
+        """Closes what an event has left open. Nobody waits for the replies."""
+        for number in numbers:
+            self.send(self.file_request(run, {"close": number}))
+        numbers.clear()
+
     def send(self, frame: Any) -> None:
         encoded = frame.SerializeToString()
+        is_main = threading.current_thread() is threading.main_thread()
         try:
             with self._lock:
+                # A handler whose time is over is interrupted behind the frame: half of one would be the end of the process.
+                self.holds_interrupts = is_main
                 self._socket.sendall(_HEAD.pack(len(encoded)) + encoded)
+                self.holds_interrupts = False
         except OSError:
             os._exit(0)
+        if is_main and self.has_held:
+            self.has_held = False
+            self.when_held()
 
 
 class _Server:
@@ -207,6 +223,7 @@ class _Server:
 
     def serve(self) -> None:
         signal.signal(_INTERRUPT, self._interrupt)
+        self.connection.when_held = lambda: self._interrupt(0, None)
         main = threading.main_thread().ident
         assert main is not None
         threading.Thread(target=self._read, args=(main,), name="oncue", daemon=True).start()
@@ -244,7 +261,8 @@ class _Server:
                 elif kind == "ping":
                     _pong(self.connection, frame.ping.number, self.begun)
                 elif kind == "file_reply":
-                    self._replies.pop(frame.file_reply.number).put(frame.file_reply)
+                    if waiting := self._replies.pop(frame.file_reply.number, None):
+                        waiting.put(frame.file_reply)
                 elif kind == "cancel":
                     self._stop(self._running, main)
                 elif kind == "drain":
@@ -268,6 +286,9 @@ class _Server:
             signal.pthread_kill(main, _INTERRUPT)
 
     def _interrupt(self, _signal: int, _frame: Any) -> None:
+        if self.connection.holds_interrupts:
+            self.connection.has_held = True
+            return
         # One that has ended meanwhile is not interrupted, nor is its successor.
         if self._running and self._running == self._interrupted:
             raise _TooLong
@@ -286,9 +307,9 @@ class _Server:
             started = time.monotonic()
             self._deadline = started + event.timeout_ms / 1000
             _current.set((run.number, place))
+            context = work.context(event)
             try:
                 try:
-                    context = work.context(event)
                     message = work.decode(event)
                     self._running = self.begun
                     result = self.function.call(message, work.row, context)
@@ -300,6 +321,8 @@ class _Server:
                 work.failed(_timeout(event, e), started)
             except Exception as e:
                 work.failed(e, started)
+            if context.file_requests.open_numbers:
+                self.connection.close_files(run.number, context.file_requests.open_numbers)
         _current.set((0, 0))
 
 
@@ -361,9 +384,9 @@ class _AsyncServer:
         return await reply
 
     def _replied(self, reply: Any) -> None:
-        waiting = self._replies.pop(reply.number)
-        # Nobody waits any more where the time of the handler was over.
-        if not waiting.done():
+        waiting = self._replies.pop(reply.number, None)
+        # Nobody waits any more where the time of the handler was over, or for what was closed.
+        if waiting and not waiting.done():
             waiting.set_result(reply)
 
     async def _run(self, run: Any) -> None:
@@ -372,8 +395,8 @@ class _AsyncServer:
             self.begun += 1
             started = time.monotonic()
             _current.set((run.number, place))
+            context = work.context(event)
             try:
-                context = work.context(event)
                 message = work.decode(event)
                 async with asyncio.timeout(event.timeout_ms / 1000) as limit:
                     result = await self.function.call(message, work.row, context)
@@ -384,6 +407,8 @@ class _AsyncServer:
                 work.failed(_timeout(event, e), started)
             except Exception as e:
                 work.failed(e, started)
+            if context.file_requests.open_numbers:
+                self.connection.close_files(run.number, context.file_requests.open_numbers)
         del self._tasks[run.number]
         if not self._answer.answer.results:
             # Whatever else is done in this turn goes with it.

@@ -60,6 +60,8 @@ class MemoryFiles:
             self.files[create["name"]] = bytes(content)
             self._metadata[create["name"]] = create["metadata"]
             self._describe(create["name"], reply)
+        elif kind == "close":
+            self._open.pop(value, None)
         elif kind == "delete":
             self.files.pop(value, None)
         if reply.WhichOneof("outcome") is None:

@@ -23,7 +23,7 @@ export type FileAct =
   | { kind: "stat" | "open" | "delete"; name: string }
   | { kind: "create"; name: string; metadata: Record<string, string> }
   | { kind: "append"; opened: number; chunk: Uint8Array }
-  | { kind: "next" | "finish"; opened: number };
+  | { kind: "next" | "finish" | "close"; opened: number };
 
 /** Reply to a request. */
 export type FileReply = { number: number } & (
@@ -41,6 +41,9 @@ export type FileUse = (typeof uses)[number];
 const PART = 128 * 1024;
 
 export class Files {
+  /** Numbers of the requests that opened what is still open. */
+  readonly openNumbers = new Set<number>();
+
   constructor(
     private readonly send: (act: FileAct) => Promise<FileReply>,
     private readonly func: { readonly name: string; readonly files: FileUse },
@@ -70,13 +73,18 @@ export class Files {
   async open(name: string): Promise<AsyncIterable<Uint8Array> | undefined> {
     this.mustDeclare("read");
     const reply = await this.ask({ kind: "open", name });
-    return described(reply) && this.parts(reply.number);
+    if (!described(reply)) return undefined;
+    this.openNumbers.add(reply.number);
+    return this.parts(reply.number);
   }
 
   private async *parts(opened: number): AsyncGenerator<Uint8Array> {
     for (;;) {
       const reply = await this.ask({ kind: "next", opened });
-      if (reply.kind !== "chunk") return;
+      if (reply.kind !== "chunk") {
+        this.openNumbers.delete(opened);
+        return;
+      }
       yield reply.chunk;
     }
   }
@@ -89,6 +97,7 @@ export class Files {
   ): Promise<StoredFile> {
     this.mustDeclare("write");
     const { number: opened } = await this.ask({ kind: "create", name, metadata });
+    this.openNumbers.add(opened);
     for await (const part of data instanceof Uint8Array ? [data] : data) {
       for (let at = 0; at < part.length; at += PART) {
         const chunk = part.subarray(at, at + PART);
@@ -96,6 +105,7 @@ export class Files {
         if (reply.kind === "file") throw new FileError("the store took no more of the file");
       }
     }
+    this.openNumbers.delete(opened);
     return described(await this.ask({ kind: "finish", opened })) as StoredFile;
   }
 

@@ -263,7 +263,10 @@ export class Work {
     const controller = new AbortController();
     const { key, dryRun } = this.run;
     const rejection = (why: string): Reject => new Reject(why);
-    const context = new Context(event, key, this.func, dryRun, rejection, controller.signal, this.askForFile);
+    const { signal } = controller;
+    // Whoever goes on after its time is over changes no file any more.
+    const ask = (act: FileAct): Promise<FileReply> => (signal.aborted ? Promise.reject(signal.reason) : this.askForFile(act));
+    const context = new Context(event, key, this.func, dryRun, rejection, signal, ask);
     try {
       const message = this.decode(event);
       let result = this.func.handler(message, this.row, context);
@@ -277,6 +280,7 @@ export class Work {
       // A handler whose time was over may still be at work on its row, so the next one gets another.
       this.row = this.func.row?.open(this.kept ?? this.run.fields, this.kept ? this.func.row.version : this.run.rowVersion);
     }
+    for (const opened of context.files.openNumbers) void this.askForFile({ kind: "close", opened });
   }
 
   private decode(event: WireEvent): unknown {

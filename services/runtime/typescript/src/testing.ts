@@ -63,6 +63,10 @@ class MemoryFiles {
         this.metadata.set(name, metadata);
         return this.describe(number, name);
       }
+      case "close":
+        this.reading.delete(act.opened);
+        this.writing.delete(act.opened);
+        return { number, kind: "done" };
       case "delete":
         this.files.delete(act.name);
         return { number, kind: "done" };

@@ -326,7 +326,8 @@ export function fileRequest(number: number, run: number, act: FileAct): Buffer {
         break;
       case "next":
       case "finish":
-        request.number(act.kind === "next" ? 5 : 8, act.opened);
+      case "close":
+        request.number({ next: 5, finish: 8, close: 10 }[act.kind], act.opened);
         break;
       case "create":
         request.message(6, (create) => {

@@ -24,12 +24,11 @@ use oncue_proto::event::{self, Meta};
 use oncue_proto::oncue::v1::{DeadLetter, Envelope, Header};
 use oncue_proto::{Catalog, Format};
 use oncue_tests::cluster::Cluster;
-use oncue_tests::http::{self, ANSWER_TIMEOUT, Answer, JSON};
+use oncue_tests::http::live::watch_until;
+use oncue_tests::http::{self, Answer, JSON};
 use prost::Message as _;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::time::timeout;
+use tokio::net::TcpListener;
 
 const TOKEN: &str = "a-token-of-some-length";
 
@@ -199,31 +198,7 @@ impl Console {
 
     /// What the console pushes, until something in it is so.
     async fn watch_until(&self, event: &str, is_so: impl Fn(&Value) -> bool) -> Value {
-        let mut stream = TcpStream::connect(self.at).await.unwrap();
-        let head = format!("GET /api/live HTTP/1.1\r\nhost: {}\r\n\r\n", self.at);
-        stream.write_all(head.as_bytes()).await.unwrap();
-        let (mut all, mut piece) = (String::new(), vec![0; 64 << 10]);
-        let watched = timeout(ANSWER_TIMEOUT, async {
-            loop {
-                let read = stream.read(&mut piece).await.unwrap();
-                assert!(read > 0, "the stream ended: {all}");
-                all.push_str(&String::from_utf8_lossy(&piece[..read]));
-                while let Some((frame, rest)) = all
-                    .split_once("\n\n")
-                    .map(|(a, b)| (a.to_owned(), b.to_owned()))
-                {
-                    all = rest;
-                    let data = frame
-                        .split_once(&format!("event: {event}\ndata: "))
-                        .map(|(_, data)| data);
-                    let data = data.map(|data| serde_json::from_str::<Value>(data).unwrap());
-                    if let Some(data) = data.filter(|data| is_so(data)) {
-                        return data;
-                    }
-                }
-            }
-        });
-        watched.await.expect("the console never said so")
+        watch_until(self.at, event, is_so).await
     }
 }
 

@@ -16,8 +16,8 @@ use crate::snapshot::{Health, Measured};
 const STILL: Duration = Duration::from_secs(30);
 const SLOW: Duration = Duration::from_mins(5);
 const SERVER: Duration = Duration::from_secs(10);
-/// Between two looks at the certificates, which have days.
-const DOCTOR_INTERVAL: Duration = Duration::from_hours(1);
+/// Between two looks at the certificates, which have days; each is a process.
+const DOCTOR_INTERVAL: Duration = Duration::from_mins(5);
 /// Causes of dead letters that are told one by one.
 const MAX_CAUSES: usize = 100;
 

@@ -330,6 +330,10 @@ fn function_keys(manifest: &Manifest) -> Vec<KeyPattern> {
             "publishes again what NATS may have lost, one worker at a time",
         ),
         full("{p*}:f:*", "ledgers of tracked flows"),
+        full(
+            format!("{{p*}}:w:{name}:*"),
+            "rows of its steps, in tracked flows",
+        ),
         full("edges*", "which way events went"),
         read("l:*", "who acts on a type"),
         read("streams", "sees whether NATS lost something"),

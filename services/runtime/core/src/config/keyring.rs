@@ -59,9 +59,9 @@ impl Config {
 
     /// Folder with the credentials of the app's `oncue up`, which need not be there.
     pub fn key_folder(&self) -> PathBuf {
-        let mut folders = self.key_folders();
-        let known = folders.iter().position(|folder| folder.is_dir());
-        folders.swap_remove(known.unwrap_or(folders.len() - 1))
+        let folders = self.key_folders();
+        let known = folders.iter().find(|folder| folder.is_dir());
+        known.or(folders.last()).cloned().unwrap_or_default()
     }
 
     /// Folders where the credentials may be; whoever keeps them elsewhere came later than what lies beside the file.

@@ -11,9 +11,6 @@ use super::mark::{Mark, OutboxName, OutboxTag};
 use super::name_of;
 use crate::app::AppName;
 
-/// Beginning of the name of a hash with the rows of a flow, among the ledgers.
-const ROWS: &str = "~rows:";
-
 /// Keys of one app. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Keys(AppName);
@@ -56,11 +53,10 @@ impl Keys {
         self.in_partition(event::partition(flow), format_args!("f:{}", name_of(flow)))
     }
 
-    /// Rows that the steps of a flow have changed, beside its ledger. No flow's name looks like it: that of a long one is `~` and
-    /// hexadecimal digits.
-    pub fn flow_rows(&self, flow: &str) -> String {
+    /// Rows that a function has changed in a flow. Its name is in the key, since they are nobody else's to read.
+    pub fn flow_rows(&self, function: &str, flow: &str) -> String {
         let name = name_of(flow);
-        self.in_partition(event::partition(flow), format_args!("f:{ROWS}{name}"))
+        self.in_partition(event::partition(flow), format_args!("w:{function}:{name}"))
     }
 
     /// Pattern of all ledgers, for `SCAN`; the keys of some rows may look alike, see [`is_flow`](Self::is_flow).
@@ -71,8 +67,7 @@ impl Keys {
     /// Whether a key is that of a ledger.
     pub fn is_flow(key: &str) -> bool {
         let rest = key.split_once("}:").map(|(_, rest)| rest);
-        rest.and_then(|rest| rest.strip_prefix("f:"))
-            .is_some_and(|name| !name.starts_with(ROWS))
+        rest.is_some_and(|rest| rest.starts_with("f:"))
     }
 
     /// Set of the functions that act on a type.
@@ -165,7 +160,6 @@ mod tests {
         let keys = Keys::default();
         assert!(Keys::is_flow(&keys.flow("x")));
         assert!(!Keys::is_flow(&keys.row("rows", "}:f:")));
-        assert!(!Keys::is_flow(&keys.flow_rows("x")));
-        assert!(Keys::is_flow(&keys.flow("~rows:x")), "a client's own name");
+        assert!(!Keys::is_flow(&keys.flow_rows("count-views", "x")));
     }
 }

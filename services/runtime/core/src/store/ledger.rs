@@ -37,13 +37,12 @@ pub struct Entry {
 pub struct StepUpdate {
     /// Id of the flow.
     pub flow: String,
-    /// `r:EVENT:FUNCTION` in the ledger for a run that began, `w:EVENT:FUNCTION` for one that failed; `EVENT:FUNCTION` beside
-    /// it for a row.
+    /// `r:EVENT:FUNCTION` in the ledger for a run that began, `w:EVENT:FUNCTION` for one that failed; the event for a row.
     pub field: String,
     /// `MS ATTEMPT`, or `MS WHY`; of a row a [`StepRow`](crate::model::flow::StepRow) as JSON.
     pub text: String,
-    /// Whether it is about a row.
-    pub is_row: bool,
+    /// Function whose row it is about, if it is.
+    pub row_of: Option<&'static str>,
     /// Time that the ledger stays from now on; whole seconds, at least one.
     pub keep: Duration,
 }

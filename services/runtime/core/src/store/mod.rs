@@ -15,7 +15,7 @@
 //! | `APP:u:FUNCTION` | sorted set | keys of those outboxes of a function, by commit time; once published, by minus the time of publishing | with its outboxes |
 //! | `APP:{pN}:r:FUNCTION:ID` | string | number of runs of an event that was delivered more than once | after the horizon |
 //! | `APP:{pN}:f:FLOW` | hash | the ledger of a tracked flow (fields: [`crate::model::flow`]) | `[flows] keep` after its last write |
-//! | `APP:{pN}:f:~rows:FLOW` | hash | rows of its steps, before and after (`EVENT:FUNCTION`: [`crate::model::flow::StepRow`]) | as the ledger |
+//! | `APP:{pN}:w:FUNCTION:FLOW` | hash | rows of its steps in a tracked flow, before and after (`EVENT`: [`crate::model::flow::StepRow`]) | as the ledger |
 //! | `APP:layout` | string | number of this layout | never |
 //! | `APP:id-secret` | string | the [`secret`](crate::secret) of the app | never |
 //! | `APP:partitions` | string | number of partitions, fixed at first start | never |

@@ -9,9 +9,9 @@ use oncue_proto::event;
 /// Loss of commits: Redis knows fewer of a worker, or of several, than they made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error(
-    "Redis went back in time: of {seen} commits it knows {found}, what was committed after {} is lost; \
+    "Redis went back in time: of {seen} commits it knows {found}, what was committed{} is lost; \
      `oncue recover redis` restores it from the streams",
-    event::format_time(*since)
+    after(*since)
 )]
 pub struct Regression {
     /// Commits that were made.
@@ -23,6 +23,14 @@ pub struct Regression {
     /// Function -> lowest sequence in its stream of an event whose commit was lost, as far as workers remember.
     #[serde(default)]
     pub from: BTreeMap<String, u64>,
+}
+
+/// Which of the commits, by the last one that is still there; all of them where none is.
+fn after(since: u64) -> String {
+    if since == 0 {
+        return String::new();
+    }
+    format!(" after {}", event::format_time(since))
 }
 
 impl Regression {
@@ -68,8 +76,13 @@ mod tests {
         assert_eq!(both, expected);
         assert_eq!(
             both.to_string(),
-            "Redis went back in time: of 7 commits it knows 3, what was committed after 1970-01-01T00:00:00.000Z is \
-             lost; `oncue recover redis` restores it from the streams"
+            "Redis went back in time: of 7 commits it knows 3, what was committed is lost; `oncue recover redis` restores it \
+             from the streams"
+        );
+        let later = Regression { since: 20, ..both }.to_string();
+        assert!(
+            later.contains("committed after 1970-01-01T00:00:00.020Z is lost"),
+            "{later}"
         );
     }
 }

@@ -3,17 +3,19 @@
 //! begins or has failed. Nobody collects anything: each worker writes of its own event, and the counter of open steps does
 //! the rest.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use oncue_core::config::{FlowsConfig, Track};
 use oncue_core::model::flow::StepRow;
 use oncue_core::store::{Entry, Fields, StepUpdate, Store};
+use oncue_proto::Catalog;
 use oncue_proto::event::{self, Meta};
 use parking_lot::Mutex;
 use serde_json::json;
 
+use crate::function::Erased;
 use crate::worker::batcher::{Batcher, Batching};
 use crate::worker::invocation::Invocation;
 
@@ -33,6 +35,8 @@ pub(crate) struct FlowLog {
     track: Track,
     /// How long a ledger stays.
     keep: Duration,
+    /// Names of the fields that the function's contract calls sensitive: rows keep nothing of them.
+    sensitive: BTreeSet<String>,
     /// Lines on their way, many in one round trip. Nobody waits for them, and a crash loses some: a
     /// ledger then lacks a time, and no step.
     updates: Batcher<StepUpdate, ()>,
@@ -40,12 +44,16 @@ pub(crate) struct FlowLog {
 
 impl FlowLog {
     /// Starts the task of the batcher.
-    pub fn new(function: &'static str, flows: &FlowsConfig, store: &Store) -> Self {
+    pub fn new(function: &Erased, flows: &FlowsConfig, store: &Store) -> Self {
+        let mut catalog = Catalog::default();
+        // One that cannot be read was refused before.
+        let _ = catalog.add(&function.contract());
         let store = store.clone();
         Self {
-            function,
+            function: function.name,
             track: flows.track,
             keep: flows.keep.0,
+            sensitive: catalog.sensitive_names(),
             updates: Batcher::new(
                 Batching::by(|_: &StepUpdate| 1),
                 move |updates: Arc<Vec<StepUpdate>>| {
@@ -102,15 +110,16 @@ impl FlowLog {
     /// A run has found its row so, and leaves it so; `None` where it has failed. `events` were handled by that one run.
     pub fn row(&self, event: &Invocation, before: &Fields, after: Option<&Fields>, events: usize) {
         if event.tracked {
-            let row = StepRow {
+            let mut row = StepRow {
                 events,
                 ..StepRow::new(before, after)
             };
+            row.hide(&self.sensitive);
             self.updates.send(StepUpdate {
                 flow: event.meta.flow.clone(),
-                field: format!("{}:{}", event.meta.id, self.function),
+                field: event.meta.id.clone(),
                 text: json!(row).to_string(),
-                is_row: true,
+                row_of: Some(self.function),
                 keep: self.keep,
             });
         }
@@ -123,7 +132,7 @@ impl FlowLog {
             flow: event.meta.flow.clone(),
             field: format!("{kind}:{}:{}", event.meta.id, self.function),
             text: text.to_owned(),
-            is_row: false,
+            row_of: None,
             keep: self.keep,
         });
     }

@@ -163,7 +163,7 @@ impl Worker {
         let in_flight = Arc::new(in_flight);
         let probation = Arc::new(Probation::default());
         let committer = Arc::new(Committer::new(store));
-        let flow_log = Arc::new(FlowLog::new(name, &config.flows, store));
+        let flow_log = Arc::new(FlowLog::new(&function, &config.flows, store));
         let letters = OutputLetters {
             function: name,
             secret: secret.clone(),

@@ -75,11 +75,11 @@ pub(crate) fn after(before: &Fields, change: &RowChange) -> Option<Fields> {
     Some(changed(before, &change.set, &change.del)).filter(is_small)
 }
 
-/// Fields once some are set and others deleted.
+/// Fields once some are set, which are sorted by name, and others deleted.
 pub(crate) fn changed(before: &Fields, set: &Fields, del: &[String]) -> Fields {
-    let untouched = before
-        .iter()
-        .filter(|(name, _)| !del.contains(name) && !set.iter().any(|(field, _)| field == name));
+    let untouched = before.iter().filter(|(name, _)| {
+        !del.contains(name) && set.binary_search_by(|(field, _)| field.cmp(name)).is_err()
+    });
     let mut fields: Fields = untouched.chain(set).cloned().collect();
     fields.sort();
     fields

@@ -103,9 +103,13 @@ impl Comparison {
             }
             return;
         }
+        let Some(expected) = expected else {
+            self.say(role, "NATS restricts what it may do".to_owned());
+            return;
+        };
         let Permissions {
             publish, subscribe, ..
-        } = expected.unwrap_or_default();
+        } = expected;
         let parts = [
             ("publish", publish, &user.permissions.publish),
             ("hear", subscribe, &user.permissions.subscribe),
@@ -163,6 +167,12 @@ impl Comparison {
     ) {
         if !found.is_on {
             self.say(role, "Redis has switched its user off".to_owned());
+        }
+        if found.is_open {
+            self.say(role, "Redis lets it in without a password".to_owned());
+        }
+        if found.has_selectors {
+            self.say(role, "Redis gives it more by selectors".to_owned());
         }
         for right in found.rights.difference(expected) {
             self.say(

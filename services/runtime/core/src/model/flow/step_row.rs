@@ -1,6 +1,5 @@
-//! State row of a step, before and after its run: what a page about a flow shows beside the event. It stands in a hash of its
-//! own beside the ledger, `{pN}:f:~rows:FLOW`, field `EVENT:FUNCTION`, written in passing: a crash loses some of it, and
-//! nothing rests on it.
+//! State row of a step, before and after its run: what a page about a flow shows beside the event. It stands in a hash of
+//! its function, `{pN}:w:FUNCTION:FLOW`, field `EVENT`, written in passing: a crash loses some of it, and nothing rests on it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -37,32 +36,37 @@ impl StepRow {
             events: 1,
             ..Self::default()
         };
-        let names: BTreeSet<&String> = before
-            .iter()
-            .chain(after.into_iter().flatten())
-            .map(|(name, _)| name)
+        let was = by_name(before);
+        let is = after.map(by_name);
+        let names: BTreeSet<&str> = was
+            .keys()
+            .chain(is.iter().flat_map(BTreeMap::keys))
+            .copied()
             .collect();
-        let (changed, rest): (Vec<&String>, Vec<&String>) = names
+        let (changed, rest): (Vec<&str>, Vec<&str>) = names
             .into_iter()
-            .partition(|name| after.is_some_and(|after| find(before, name) != find(after, name)));
+            .partition(|name| is.as_ref().is_some_and(|is| was.get(name) != is.get(name)));
         let mut room = MAX_BYTES;
         for name in changed.into_iter().chain(rest) {
-            let was = find(before, name).map(cut);
-            let is = after.and_then(|after| find(after, name)).map(cut);
-            let texts = was.iter().chain(&is);
+            let old = was.get(name).map(|value| cut(value));
+            let new = is
+                .as_ref()
+                .and_then(|is| is.get(name))
+                .map(|value| cut(value));
+            let texts = old.iter().chain(&new);
             let size: usize = texts.map(|(text, _)| name.len() + text.len()).sum();
             if size > room {
                 row.is_cut = true;
                 continue;
             }
             room -= size;
-            if let Some((text, is_cut)) = was {
+            if let Some((text, is_cut)) = old {
                 row.is_cut |= is_cut;
-                row.before.insert(name.clone(), text);
+                row.before.insert(name.to_owned(), text);
             }
-            if let (Some((text, is_cut)), Some(after)) = (is, &mut row.after) {
+            if let (Some((text, is_cut)), Some(after)) = (new, &mut row.after) {
                 row.is_cut |= is_cut;
-                after.insert(name.clone(), text);
+                after.insert(name.to_owned(), text);
             }
         }
         row
@@ -126,9 +130,11 @@ fn hide_members(names: &BTreeSet<String>, value: &mut Value) -> bool {
     }
 }
 
-fn find<'f>(fields: &'f Fields, name: &str) -> Option<&'f [u8]> {
-    let found = fields.iter().find(|(known, _)| known == name);
-    found.map(|(_, value)| value.as_slice())
+fn by_name(fields: &Fields) -> BTreeMap<&str, &[u8]> {
+    let fields = fields.iter();
+    fields
+        .map(|(name, value)| (name.as_str(), value.as_slice()))
+        .collect()
 }
 
 /// Text of a value, and whether it was cut.

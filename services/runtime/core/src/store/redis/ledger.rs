@@ -176,15 +176,14 @@ impl Store {
         flow: &str,
         steps: &[(&str, &str)],
     ) -> Result<Vec<Option<StepRow>>, StoreError> {
-        let key = self.keys.flow_rows(flow);
         let mut rows = Vec::with_capacity(steps.len());
         for part in steps.chunks(ROWS_AT_A_TIME) {
-            let mut ask = cmd("HMGET");
-            ask.arg(&key);
+            let mut pipe = redis::pipe();
             for (event, function) in part {
-                ask.arg(format!("{event}:{function}"));
+                let key = self.keys.flow_rows(function, flow);
+                pipe.cmd("HGET").arg(key).arg(event);
             }
-            let found: Vec<Option<String>> = ask.query_async(&mut self.connection()).await?;
+            let found: Vec<Option<String>> = pipe.query_async(&mut self.connection()).await?;
             rows.extend(
                 found
                     .into_iter()
@@ -201,10 +200,9 @@ impl Store {
     pub async fn record_steps(&self, updates: &[StepUpdate]) -> Result<(), StoreError> {
         let mut pipe = redis::pipe();
         for update in updates {
-            let key = if update.is_row {
-                self.keys.flow_rows(&update.flow)
-            } else {
-                self.keys.flow(&update.flow)
+            let key = match update.row_of {
+                Some(function) => self.keys.flow_rows(function, &update.flow),
+                None => self.keys.flow(&update.flow),
             };
             pipe.cmd("HSET")
                 .arg(&key)

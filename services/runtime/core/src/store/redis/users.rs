@@ -24,6 +24,10 @@ const REPLAYED: [(&str, &[&str]); 4] = [
 pub struct StoredUser {
     /// Whether it lets anybody in.
     pub is_on: bool,
+    /// Whether it lets in whoever gives its name, with any password.
+    pub is_open: bool,
+    /// Whether it has further rights of another kind, `(...)` of Redis 7.
+    pub has_selectors: bool,
     /// Hashes of its passwords, in hex.
     pub passwords: BTreeSet<String>,
     /// Rules of keys, channels and commands that give it something, as `ACL SETUSER` takes them.
@@ -123,8 +127,11 @@ impl Store {
             let given = rules.split_whitespace().filter(|rule| *rule != "-@all");
             rights.extend(given.map(str::to_owned));
         }
+        let selectors: Vec<Value> = part(&mut answer, "selectors")?;
         Ok(Some(StoredUser {
             is_on: flags.iter().any(|flag| flag == "on"),
+            is_open: flags.iter().any(|flag| flag == "nopass"),
+            has_selectors: !selectors.is_empty(),
             passwords: passwords.into_iter().collect(),
             rights,
         }))

@@ -128,11 +128,6 @@ impl HandlerRunner {
             let ForeignOutcome { result, took } = outcome;
             let class = result.as_ref().err().map(|failure| failure.class);
             self.counters.ran(took, class, event.trace.ids());
-            if let Some(watched) = &watched {
-                let after = result.is_ok().then_some(&watched.after);
-                self.flow_log
-                    .row(&event, &watched.before, after, watched.events);
-            }
             match result {
                 Ok(ForeignEffects { drafts, ops }) => match self.to_commit(&mut event, drafts, ops)
                 {
@@ -143,10 +138,18 @@ impl HandlerRunner {
                     Err(why) => refused.push((event, why)),
                 },
                 Err(failure) => {
+                    self.log_row(&event, watched.as_ref(), false);
                     let settlement = self.settlement_of(&event, failure);
                     handled.fail(event, settlement);
                 }
             }
+        }
+        let is_kept = !shares_row || refused.is_empty();
+        for event in &events {
+            self.log_row(event, watched.as_ref(), is_kept);
+        }
+        for (event, _) in &refused {
+            self.log_row(event, watched.as_ref(), false);
         }
         // The row has gone on from what is refused here, and nobody can say how it would look without: each comes alone.
         if shares_row && !refused.is_empty() {
@@ -190,6 +193,19 @@ impl HandlerRunner {
             after: author_fields(&after),
             events: events.len(),
         })
+    }
+
+    /// Logs how a run has found its row, and how it leaves it where that is to be kept.
+    fn log_row(&self, event: &Invocation, watched: Option<&WatchedChange>, is_kept: bool) {
+        if let Some(WatchedChange {
+            before,
+            after,
+            events,
+        }) = watched
+        {
+            let after = is_kept.then_some(after);
+            self.flow_log.row(event, before, after, *events);
+        }
     }
 
     /// Effects of a run that went well, as they are committed.
