@@ -128,6 +128,11 @@ async fn untracked(
             "it has no ledger, so it cannot be followed; send its event with `Oncue-Track: 1` to have one",
         );
     }
+    if args.rows {
+        remark(
+            "rows are kept of flows with a ledger only; send its event with `Oncue-Track: 1` to have one",
+        );
+    }
     if args.json {
         say(document(&flow, Some(&searched)));
     } else {
