@@ -3,6 +3,7 @@
 //! goes wrong without it: a model that cannot fail says nothing.
 
 mod protocol;
+mod window;
 
 use protocol::{
     Age, Broken, EVENTS, MESSAGES, Mark, Place, Protocol, Saved, Worker, World, output, task,

@@ -5,7 +5,7 @@ use base64::Engine as _;
 use oncue_core::bus::Bus;
 use oncue_proto::oncue::v1::{DeadLetter, Envelope, Header};
 use oncue_tests::cluster::{Cluster, Process, QUICK_REDELIVERY, must_fail, until};
-use oncue_tests::events::told;
+use oncue_tests::events::{envelope, told};
 use prost::Message as _;
 use serde_json::{Value, json};
 
@@ -94,6 +94,77 @@ async fn a_key_has_a_bound_at_every_edge() {
     let letters = wait_for_letters(&cluster, &bus, 2).await;
     assert_eq!(letters[1].reason, "bounds");
     assert!(letters[1].message.contains("[bounds] headers"));
+}
+
+/// Key, headers, outputs and their bytes, each just within its bound and just beyond.
+#[tokio::test]
+async fn each_event_beyond_a_bound_is_a_letter_and_no_other_is() {
+    let (cluster, bus, _worker) = misbehaving(TIGHT).await;
+    the_events_are_bounded(&cluster, &bus).await;
+}
+
+/// The broken twin: a worker that takes any size.
+#[tokio::test]
+async fn a_worker_without_bounds_is_noticed() {
+    let mut cluster = Cluster::new(TIGHT).await;
+    cluster.start("misbehave").await.stop().await;
+    cluster.set("ONCUE_SABOTAGE", "no-bounds");
+    let _worker = cluster.spawn_faulty("misbehave", "");
+    let bus = cluster.bus().await;
+    let said = must_fail("no bounds", the_events_are_bounded(&cluster, &bus)).await;
+    assert!(said.contains("no letter"), "{said}");
+}
+
+const TIGHT: &str =
+    "[bounds]\nkey = \"16B\"\nheaders = \"600B\"\noutputs = 8\noutput_bytes = \"3000B\"\n";
+
+async fn the_events_are_bounded(cluster: &Cluster, bus: &Bus) {
+    let idle = cluster.count(bus, "web").await;
+    let beyond = [
+        ("/17-bytes-of-key!", "", 10),
+        ("/headers-", "", 600),
+        ("/outputs-", "emit:9", 10),
+        ("/bytes-", "emit:8", 10),
+    ];
+    let within = [
+        ("/16-bytes-of-key", "", 10),
+        ("/headers", "", 100),
+        ("/outputs", "emit:4", 10),
+    ];
+    for (page, what, header) in beyond.into_iter().chain(within) {
+        let header = "y".repeat(header);
+        let headers = [("ce-id", page), ("x", &*header)];
+        let event = envelope("web.page.viewed", &headers, told(page, what).1);
+        bus.publish(&event).await.expect("taken");
+    }
+    until("all are delivered", async || {
+        let consumer = bus.consumer_info("web", "misbehave").await.ok()?;
+        (consumer.delivered.stream_seq >= idle + 7).then_some(())
+    })
+    .await;
+    cluster.drained(bus, "web", "misbehave").await;
+    let letters = letters(cluster, bus).await;
+    for ((page, _, _), bound) in beyond
+        .iter()
+        .zip(["key", "headers", "outputs", "output_bytes"])
+    {
+        let letter = letters.iter().find(|letter| letter.event_id == *page);
+        let letter = letter.unwrap_or_else(|| panic!("no letter of {page}"));
+        let named = format!("[bounds] {bound}");
+        assert!(letter.message.contains(&named), "{}", letter.message);
+    }
+    let of_within: Vec<_> = letters
+        .iter()
+        .filter(|letter| within.iter().any(|(page, _, _)| letter.event_id == *page))
+        .map(|letter| &*letter.message)
+        .collect();
+    assert!(of_within.is_empty(), "{of_within:?}");
+    assert_eq!(letters.len(), beyond.len());
+    let store = cluster.store().await;
+    for (page, _, _) in within {
+        let count = cluster.field(&store, "tallies", page, "count").await;
+        assert_eq!(count, "1", "{page}");
+    }
 }
 
 /// Bounds are configured, and a bound that could not hold is refused with its line.

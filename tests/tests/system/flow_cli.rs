@@ -102,6 +102,47 @@ async fn a_tracked_flow_is_drawn_from_any_of_its_events() {
     );
 }
 
+/// Writes a flow of one view, a minute ago, on which `count-views` has still to act, though its consumer has nothing left.
+fn write_forsaken(cluster: &Cluster) -> String {
+    let flow = new_id();
+    let key = Keys::default().flow(&flow);
+    let ago = event::now_ms() - 60_000;
+    let root = format!(r#"["web.page.viewed","a","/gateway","",{ago}]"#);
+    for (field, value) in [
+        (format!("e:{flow}"), root),
+        (format!("s:{flow}:count-views"), format!("p {ago}")),
+        ("n".to_owned(), "1".to_owned()),
+        ("at".to_owned(), ago.to_string()),
+    ] {
+        cluster.redis_cli(&["HSET", &key, &field, &value]);
+    }
+    flow
+}
+
+#[tokio::test]
+async fn who_came_back_for_later_events_is_not_waited_for_and_whose_event_is_gone_is_lost() {
+    let cluster = Cluster::new("[functions.count-views]\nstart = \"new\"\n").await;
+    let worker = cluster.start("count-views").await;
+    let flow = write_forsaken(&cluster);
+    let shown = json_of(&cluster, &["flow", &flow, "--json"]);
+    assert_eq!(shown["complete"], true, "{shown}");
+    let (code, out, err) = oncue(&cluster, &["flow", &flow]);
+    assert!(
+        code == 0 && out.contains("- count-views removed"),
+        "{out}{err}"
+    );
+    drop(worker);
+
+    // One that was given all that its stream held should have had the event.
+    let cluster = Cluster::new("[functions.count-views]\nstart = \"all\"\n").await;
+    let _worker = cluster.start("count-views").await;
+    let flow = write_forsaken(&cluster);
+    let shown = json_of(&cluster, &["flow", &flow, "--json"]);
+    assert_eq!(shown["complete"], false, "{shown}");
+    let (_, out, err) = oncue(&cluster, &["flow", &flow]);
+    assert!(out.contains("! count-views lost"), "{out}{err}");
+}
+
 #[tokio::test]
 async fn a_flow_is_followed_to_its_end() {
     let cluster = Cluster::new("").await;

@@ -69,11 +69,7 @@ impl Consumer {
     pub fn acts_on(&self, message: &StoredMessage) -> bool {
         let config = &self.info.config;
         // One that began with new events got none from before its time.
-        let since = match config.deliver_policy.as_str() {
-            "new" => self.info.created_ms().unwrap_or(0),
-            _ => 0,
-        };
-        message.time >= since
+        message.time >= self.info.began_ms()
             && config
                 .filters()
                 .any(|filter| subject_matches(filter, &message.subject))

@@ -179,10 +179,7 @@ pub async fn check_marks(
     };
     let floor = consumer.ack_floor.stream_seq;
     let filters: Vec<&str> = consumer.config.filters().collect();
-    let started = match consumer.config.deliver_policy.as_str() {
-        "new" => consumer.created_ms().unwrap_or(0),
-        _ => 0,
-    };
+    let started = consumer.began_ms();
     let search = Search {
         bus,
         store,

@@ -38,6 +38,8 @@ pub enum Sabotage {
     PublishFirst,
     /// Takes every delivery for one that left its process alive.
     VouchForAll,
+    /// Takes keys, headers, outputs and rows of any size.
+    NoBounds,
 }
 
 /// Without the feature: nothing.
@@ -98,6 +100,7 @@ mod inner {
             Sabotage::AckFirst => "ack-first",
             Sabotage::PublishFirst => "publish-first",
             Sabotage::VouchForAll => "vouch-for-all",
+            Sabotage::NoBounds => "no-bounds",
         };
         std::env::var("ONCUE_SABOTAGE").is_ok_and(|wanted| wanted == name)
     }

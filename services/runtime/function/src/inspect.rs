@@ -65,10 +65,7 @@ pub(crate) async fn audit(
         .await
         .map_err(|e| BusError(format!("consumer {stream}/{}: {e}", manifest.name)))?;
     let floor = consumer.ack_floor.stream_seq;
-    let from = match consumer.config.deliver_policy.as_str() {
-        "new" => consumer.created_ms().unwrap_or(0),
-        _ => 0,
-    };
+    let from = consumer.began_ms();
     let created = bus.stream_created(stream).await?;
     let horizon = config.stream(stream).horizon.0.as_millis() as u64;
 

@@ -282,7 +282,7 @@ fn look(state: StepState) -> (char, Style, &'static str) {
         StepState::Done => ('✓', GOOD, "done"),
         StepState::Dead => ('✗', BAD, "dead"),
         StepState::Lost => ('!', BAD, "lost: its event was removed from the stream"),
-        StepState::Removed => ('-', PLAIN, "removed: no such consumer any more"),
+        StepState::Removed => ('-', PLAIN, "removed: its function left"),
     }
 }
 

@@ -162,12 +162,8 @@ async fn plan(
         Err(e) => return Err(Failure::silent(e)),
     };
     // One that was to begin with new events must not get those from before its time.
-    let born = match consumer.config.deliver_policy.as_str() {
-        "new" => consumer.created_ms().unwrap_or(0),
-        _ => 0,
-    };
     let first = bus
-        .first_since(stream, since.max(born))
+        .first_since(stream, since.max(consumer.began_ms()))
         .await
         .map_err(Failure::silent)?;
     let info = bus.stream_info(stream).await.map_err(Failure::silent)?;

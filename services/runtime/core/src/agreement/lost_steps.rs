@@ -1,4 +1,5 @@
-//! Steps of a tracked flow that nobody will take, since their event is gone from its stream.
+//! Steps of a tracked flow that nobody will take: their event is gone from its stream, or their function left and came
+//! back for later events.
 //!
 //! A function closes its step in the very commit that comes before the ack. So a step that is open while the consumer of
 //! its function has nothing left to deliver waits for an event that is not there: somebody has removed it.
@@ -8,15 +9,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::bus::layout::TIMER;
 use crate::bus::{Bus, BusError};
 use crate::model::audit::WAITING_MS;
-use crate::model::flow::{Flow, FlowEvent, Step};
+use crate::model::flow::{Flow, FlowEvent, Step, StepState};
 use crate::store::Store;
 use oncue_proto::event::{self, stream_of_type};
 
 /// Functions that are asked about for one flow, at most; steps of others stay open.
 const MAX_FUNCTIONS: usize = 16;
 
-/// The flow with the steps marked as [lost](crate::model::flow::StepState::Lost) whose event is gone. One that is younger
-/// than [`WAITING_MS`] may still be on its way, and so may one that was delayed or whose outputs wait for room.
+/// The flow with the steps marked as [lost](StepState::Lost) whose event is gone, and those as
+/// [removed](StepState::Removed) whose function began with new events (`start = "new"`) when the step was open already:
+/// such a function left meanwhile, and came back for what is later. A step that is younger than [`WAITING_MS`] may still be
+/// on its way, and so may one that was delayed or whose outputs wait for room.
 ///
 /// Costs nothing where no open step is that old; else a question to NATS for each function that is open, and a second look
 /// at the ledger.
@@ -40,21 +43,34 @@ pub async fn with_lost_steps(bus: &Bus, store: &Store, flow: Flow) -> Result<Flo
     let emitters: Vec<&str> = emitters.into_iter().collect();
     let waiting = store.waiting_outputs(&emitters, event::now_ms()).await;
     let waiting = waiting.map_err(|e| BusError(e.message))?;
-    let mut lost = BTreeSet::new();
+    let mut closed = BTreeMap::new();
     for (event, step) in flow.open_steps() {
-        let is_suspect = step.since < old && idle.contains(step.function.as_str());
-        if is_suspect && !waiting.contains_key(emitter(event)) && !is_delayed(bus, event).await? {
-            lost.insert((event.id.clone(), step.function.clone()));
+        let Some(began) = idle.get(&step.function).filter(|_| step.since < old) else {
+            continue;
+        };
+        if !waiting.contains_key(emitter(event)) && !is_delayed(bus, event).await? {
+            let state = if *began > step.since {
+                StepState::Removed
+            } else {
+                StepState::Lost
+            };
+            closed.insert((event.id.clone(), step.function.clone()), state);
         }
     }
-    flow.mark_lost(|event: &FlowEvent, step: &Step| {
-        lost.contains(&(event.id.clone(), step.function.clone()))
+    flow.close_steps(|event: &FlowEvent, step: &Step| {
+        let key = (event.id.clone(), step.function.clone());
+        closed.get(&key).copied()
     });
     Ok(flow)
 }
 
-/// Functions with an old open step whose consumer has nothing left.
-async fn idle_functions(bus: &Bus, flow: &Flow, old: u64) -> Result<BTreeSet<String>, BusError> {
+/// Functions with an old open step whose consumer has nothing left, each with the time since which it is given events, Unix
+/// milliseconds; 0 for one that was given all that its stream held.
+async fn idle_functions(
+    bus: &Bus,
+    flow: &Flow,
+    old: u64,
+) -> Result<BTreeMap<String, u64>, BusError> {
     let mut asked = BTreeMap::new();
     for (event, step) in flow.open_steps() {
         // An event without a type is known by its steps only; its stream is not known.
@@ -62,10 +78,10 @@ async fn idle_functions(bus: &Bus, flow: &Flow, old: u64) -> Result<BTreeSet<Str
             asked.insert(step.function.clone(), stream_of_type(&event.ty).to_owned());
         }
     }
-    let mut idle = BTreeSet::new();
+    let mut idle = BTreeMap::new();
     for (function, stream) in asked {
         match bus.consumer_info(&stream, &function).await {
-            Ok(consumer) if consumer.is_idle() => drop(idle.insert(function)),
+            Ok(consumer) if consumer.is_idle() => drop(idle.insert(function, consumer.began_ms())),
             Ok(_) => {}
             Err(e) if e.is_not_found() => {}
             Err(e) => return Err(BusError(e.to_string())),

@@ -255,6 +255,14 @@ impl ConsumerInfo {
         event::parse_time(&self.created)
     }
 
+    /// Time since which it is given messages, Unix milliseconds; 0 where it was given all that its stream held.
+    pub fn began_ms(&self) -> u64 {
+        match self.config.deliver_policy.as_str() {
+            "new" => self.created_ms().unwrap_or(0),
+            _ => 0,
+        }
+    }
+
     /// Messages that wait or are in flight.
     pub fn lag(&self) -> u64 {
         self.num_pending + self.num_ack_pending

@@ -40,6 +40,14 @@ impl Bounds {
     pub const MAX_KEY: u64 = 4 << 10;
     /// Largest `headers` that can be configured.
     pub const MAX_HEADERS: u64 = 48 << 10;
+    /// Bounds that nothing exceeds, for broken twins.
+    pub const NONE: Self = Self {
+        key: Size(u64::MAX),
+        headers: Size(u64::MAX),
+        outputs: usize::MAX,
+        output_bytes: Size(u64::MAX),
+        row: Size(u64::MAX),
+    };
 
     /// Checks the key of an event. Empty is a matter of the contract.
     ///
@@ -47,7 +55,7 @@ impl Bounds {
     ///
     /// A sentence for people, with the bound and its name.
     pub fn check_key(&self, key: &str) -> Result<(), String> {
-        check("the key", key.len(), self.key, "key")
+        check("a key", key.len(), self.key, "key")
     }
 
     /// Checks the name of a field or a member that a blind operation changes.
@@ -56,7 +64,7 @@ impl Bounds {
     ///
     /// A sentence for people, with the bound and its name.
     pub fn check_member(&self, member: &str) -> Result<(), String> {
-        check("the field or member", member.len(), self.key, "key")
+        check("a field or member", member.len(), self.key, "key")
     }
 
     /// Checks the size of an event's headers on the wire.
@@ -65,7 +73,7 @@ impl Bounds {
     ///
     /// A sentence for people, with the bound and its name.
     pub fn check_headers(&self, bytes: usize) -> Result<(), String> {
-        check("the headers", bytes, self.headers, "headers")
+        check("headers", bytes, self.headers, "headers")
     }
 
     /// Checks the size of a row.
@@ -74,7 +82,7 @@ impl Bounds {
     ///
     /// A sentence for people, with the bound and its name.
     pub fn check_row(&self, bytes: usize) -> Result<(), String> {
-        check("the row", bytes, self.row, "row")
+        check("a row", bytes, self.row, "row")
     }
 }
 
@@ -84,7 +92,7 @@ fn check(what: &str, bytes: usize, bound: Size, name: &str) -> Result<(), String
         return Ok(());
     }
     Err(format!(
-        "{what} has {bytes} bytes, at most {} are allowed ([bounds] {name} in oncue.toml)",
+        "{what} of {bytes} bytes, at most {} are allowed ([bounds] {name} in oncue.toml)",
         bound.0
     ))
 }

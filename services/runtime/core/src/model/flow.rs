@@ -100,7 +100,8 @@ pub enum StepState {
     Done,
     /// Set aside as a dead letter.
     Dead,
-    /// The function has no consumer any more: nobody will act on it, and nobody waits for it.
+    /// The function has no consumer any more, or left and came back for later events: nobody will act on it, and nobody
+    /// waits for it.
     Removed,
     /// The event is gone from its stream, and the function has not acted on it: nobody ever will.
     Lost,
@@ -148,13 +149,14 @@ impl Flow {
         steps.filter(|(_, step)| step.state.is_open())
     }
 
-    /// Marks open steps as lost; they count as open no more, and the flow never as complete.
-    pub fn mark_lost(&mut self, is_lost: impl Fn(&FlowEvent, &Step) -> bool) {
+    /// Gives open steps the state that `state` says, if any: [`StepState::Lost`] or [`StepState::Removed`]. They count as
+    /// open no more; a flow with a lost one never counts as complete.
+    pub fn close_steps(&mut self, state: impl Fn(&FlowEvent, &Step) -> Option<StepState>) {
         for event in &mut self.events {
             let mut steps = std::mem::take(&mut event.steps);
-            for step in &mut steps {
-                if step.state.is_open() && is_lost(event, step) {
-                    step.state = StepState::Lost;
+            for step in steps.iter_mut().filter(|step| step.state.is_open()) {
+                if let Some(state) = state(event, step) {
+                    step.state = state;
                     self.open = self.open.saturating_sub(1);
                 }
             }
@@ -164,12 +166,7 @@ impl Flow {
 
     /// Marks open steps of functions that `is_there` does not know as removed; they count as open no more.
     pub fn without_removed(&mut self, is_there: impl Fn(&str) -> bool) {
-        for step in self.events.iter_mut().flat_map(|event| &mut event.steps) {
-            if step.state.is_open() && !is_there(&step.function) {
-                step.state = StepState::Removed;
-                self.open = self.open.saturating_sub(1);
-            }
-        }
+        self.close_steps(|_, step| (!is_there(&step.function)).then_some(StepState::Removed));
     }
 
     /// Step to look at when nothing goes on, with its event: one that fails, else one that is running, else one that

@@ -82,6 +82,8 @@ use oncue_proto::event;
 pub const GRACE_MS: u64 = 6 * 3600 * 1000;
 /// Milliseconds by which an event may claim to come from the future.
 pub const SKEW_MS: u64 = 3600 * 1000;
+// Else a mark could be gone while a copy that claims to come from the future still passes the fence (`model/window.rs`).
+const _: () = assert!(GRACE_MS > SKEW_MS);
 
 /// Field in which a row says its version, where that is not the first: `State::VERSION` of the function that wrote it.
 pub const SCHEMA: &str = "_schema";

@@ -77,7 +77,7 @@ use std::sync::Arc;
 use futures::FutureExt as _;
 use oncue_core::bus::pull::{Delivery, Pull};
 use oncue_core::bus::{Bus, BusError};
-use oncue_core::config::{Config, Limits};
+use oncue_core::config::{Bounds, Config, Limits};
 use oncue_core::failpoint::{self, Sabotage};
 use oncue_core::model::manifest::Manifest;
 use oncue_core::store::{Status, Store};
@@ -181,7 +181,11 @@ impl Worker {
                 app: config.app.clone(),
                 secret: secret.clone(),
                 max_payload: bus.max_payload(),
-                bounds: config.bounds,
+                bounds: if failpoint::sabotaged(Sabotage::NoBounds) {
+                    Bounds::NONE
+                } else {
+                    config.bounds
+                },
             },
         };
         let settler = Settler {
