@@ -64,11 +64,15 @@ def answer(asked: Any, case: Case, context: Context) -> Any:
             os.abort()
         case "unnamed":
             return Unnamed(key=asked.key)
+        case "told":
+            return Answered(key=asked.key, note="told" if asked.key in told else "not told")
     return None
 
 
 # Words that are about files.
-FILES = ("file", "large", "half", "stat")
+FILES = ("file", "large", "half", "stat", "keep")
+# Keys of events whose run was told that its time is over.
+told: set[str] = set()
 
 
 def parts(text: bytes) -> list[bytes]:

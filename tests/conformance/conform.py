@@ -2,28 +2,37 @@
 
 import time
 
-from answers import FILES, Aged, Case, Owned, answer, found, half, parts, write
-from oncue import Context, Delayed, Files, function
+from answers import FILES, Aged, Case, Owned, answer, found, half, parts, told, write
+from oncue import Context, Delayed, Files, function, reject
 from oncue.events import Answered, Asked
 
 
 @function("conform", changes=["sums", "members"], files="write")
 def conform(asked: Asked, case: Case, context: Context) -> list[Answered | Delayed[Answered]]:
     if asked.what in FILES:
-        return of_files(asked, context.files)
+        return of_files(asked, case, context.files)
     if asked.what == "stall":
         write(asked, case)
     if asked.what in ("slow", "stall"):
         time.sleep(60)
+    if asked.what == "told" and context.attempt == 1:
+        try:
+            time.sleep(60)
+        finally:
+            told.add(asked.key)
     return answer(asked, case, context)
 
 
-def of_files(asked: Asked, files: Files) -> list[Answered]:
+def of_files(asked: Asked, case: Case, files: Files) -> list[Answered]:
     name, text = f"{asked.key}/file", asked.text.encode()
     if asked.what == "large":
         files.read(name, 1000)
     if asked.what == "half":
         files.put(f"{asked.key}/half", half())
+    if asked.what == "keep":
+        if case.count:
+            files.put(f"{asked.key}/kept", text)
+        raise reject("told to reject")
     if asked.what == "stat":
         file = files.stat(f"{asked.key}/half")
         return [Answered(key=asked.key, note="there" if file else "absent")]

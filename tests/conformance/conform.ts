@@ -18,11 +18,17 @@ const cases = row("cases", {
 });
 
 const changes = ["members", "sums"];
+/** Keys of events whose run was told that its time is over. */
+const told = new Set<string>();
 
 func("conform", { on: AskedSchema, row: cases, emits: AnsweredSchema, changes, files: "write" }, async (asked, row, context) => {
-  if (["file", "large", "half", "stat"].includes(asked.what)) return ofFiles(asked, context.files);
+  if (["file", "large", "half", "stat", "keep"].includes(asked.what)) return ofFiles(asked, row, context.files);
   if (asked.what === "stall") write(asked, row);
   if (asked.what === "slow" || asked.what === "stall") await new Promise((done) => setTimeout(done, 60_000));
+  if (asked.what === "told" && context.attempt === 1) {
+    await new Promise((done) => context.signal.addEventListener("abort", done));
+    told.add(asked.key);
+  }
   return answer(asked, row, context);
 });
 
@@ -56,6 +62,8 @@ function answer(asked: Asked, row: RowOf<typeof cases>, context: Context) {
       throw new Error("told to fail");
     case "crash":
       return process.abort();
+    case "told":
+      return create(AnsweredSchema, { key, note: told.has(key) ? "told" : "not told" });
     case "unnamed":
       return create(UnnamedSchema, { key }) as unknown as Answered;
     default:
@@ -63,13 +71,17 @@ function answer(asked: Asked, row: RowOf<typeof cases>, context: Context) {
   }
 }
 
-async function ofFiles(asked: Asked, files: Files) {
+async function ofFiles(asked: Asked, row: RowOf<typeof cases>, files: Files) {
   const { key } = asked;
   const name = `${key}/file`;
   const text = Buffer.from(asked.text);
   const third = text.length / 3;
   if (asked.what === "large") await files.read(name, 1000);
   if (asked.what === "half") await files.put(`${key}/half`, half());
+  if (asked.what === "keep") {
+    if (row.count > 0) await files.put(`${key}/kept`, text);
+    throw reject("told to reject");
+  }
   if (asked.what === "stat") {
     return create(AnsweredSchema, { key, note: (await files.stat(`${key}/half`)) ? "there" : "absent" });
   }

@@ -2,27 +2,36 @@
 
 import asyncio
 
-from answers import FILES, Aged, Case, Owned, answer, found, half, parts, write
-from oncue import AsyncFiles, Context, Delayed, function
+from answers import FILES, Aged, Case, Owned, answer, found, half, parts, told, write
+from oncue import AsyncFiles, Context, Delayed, function, reject
 from oncue.events import Answered, Asked
 
 
 @function("conform", changes=["sums", "members"], files="write")
 async def conform(asked: Asked, case: Case, context: Context) -> list[Answered | Delayed[Answered]]:
     if asked.what in FILES:
-        return await of_files(asked, context.async_files)
+        return await of_files(asked, case, context.async_files)
     if asked.what == "stall":
         write(asked, case)
     await asyncio.sleep(60 if asked.what in ("slow", "stall") else 0)
+    if asked.what == "told" and context.attempt == 1:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            told.add(asked.key)
     return answer(asked, case, context)
 
 
-async def of_files(asked: Asked, files: AsyncFiles) -> list[Answered]:
+async def of_files(asked: Asked, case: Case, files: AsyncFiles) -> list[Answered]:
     name, text = f"{asked.key}/file", asked.text.encode()
     if asked.what == "large":
         await files.read(name, 1000)
     if asked.what == "half":
         await files.put(f"{asked.key}/half", half())
+    if asked.what == "keep":
+        if case.count:
+            await files.put(f"{asked.key}/kept", text)
+        raise reject("told to reject")
     if asked.what == "stat":
         file = await files.stat(f"{asked.key}/half")
         return [Answered(key=asked.key, note="there" if file else "absent")]

@@ -1,5 +1,6 @@
 //! The functions of the conformance suite in Rust (`tests/conformance/cases.toml`): the one that `CONFORM` names.
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use bytes::Bytes;
 use conform::v1::{Answered, Asked};
 use futures::{StreamExt as _, stream};
 use oncue::{Context, Delayed, Function, Result, State, reject};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 #[allow(clippy::all, clippy::pedantic, dead_code, unused_imports)]
@@ -55,6 +57,17 @@ impl State for Aged {
     }
 }
 
+/// Keys of events whose run was told that its time is over: here its future is dropped.
+static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+struct Told(String);
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        TOLD.lock().insert(std::mem::take(&mut self.0));
+    }
+}
+
 type Out = (Vec<Answered>, Option<Delayed<Answered>>);
 
 async fn conform(asked: Asked, case: &mut Case, context: &Context) -> Result<Out> {
@@ -93,6 +106,23 @@ async fn conform(asked: Asked, case: &mut Case, context: &Context) -> Result<Out
             tokio::time::sleep(Duration::from_mins(1)).await;
         }
         "slow" => tokio::time::sleep(Duration::from_mins(1)).await,
+        "told" if context.attempt() == 1 => {
+            let _told = Told(asked.key.clone());
+            tokio::time::sleep(Duration::from_mins(1)).await;
+        }
+        "told" => {
+            let is_told = TOLD.lock().contains(&asked.key);
+            let note = if is_told { "told" } else { "not told" };
+            return Ok((vec![noted(&asked, note.to_owned())], None));
+        }
+        "keep" => {
+            if case.count > 0 {
+                let name = format!("{}/kept", asked.key);
+                let text = asked.text.clone().into_bytes();
+                context.files().put(&name, &[], text).await?;
+            }
+            return Err(reject("told to reject"));
+        }
         // Its process is the worker itself; what ends a handler here is a panic.
         "crash" => panic!("told to crash"),
         _ => {}
@@ -170,11 +200,15 @@ async fn of_files(asked: &Asked, context: &Context) -> Result<Vec<Answered>> {
             )
         }
     };
-    Ok(vec![Answered {
+    Ok(vec![noted(asked, note)])
+}
+
+fn noted(asked: &Asked, note: String) -> Answered {
+    Answered {
         key: asked.key.clone(),
         note: Some(note),
         ..Answered::default()
-    }])
+    }
 }
 
 fn write(asked: &Asked, case: &mut Case) {
