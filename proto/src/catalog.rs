@@ -12,6 +12,7 @@ use prost_reflect::{
 };
 
 use crate::sensitive::{HIDDEN, SensitiveFields};
+use crate::transcode::Transcoder;
 use crate::{DESCRIPTORS, Format};
 
 /// Event types of one or several descriptor sets, by name. Cheap to clone: descriptors are shared.
@@ -41,6 +42,8 @@ pub struct Entry {
     pub public: bool,
     /// Descriptor of the payload, by which it is decoded without generated types.
     message: MessageDescriptor,
+    /// Reads most of what comes as JSON.
+    transcoder: Arc<Transcoder>,
     /// Of the whole descriptor set.
     sensitive: Arc<SensitiveFields>,
 }
@@ -155,6 +158,7 @@ impl Catalog {
                 ty,
                 key_field: text_field(event, "key"),
                 public: flag(event, "public"),
+                transcoder: Arc::new(Transcoder::of(&message)),
                 message: message.clone(),
                 sensitive,
             };
@@ -216,10 +220,11 @@ fn check_integers(message: &MessageDescriptor, json: &[u8]) -> Result<(), String
         };
         digits >= LONG_NUMBER
     });
-    match serde_json::from_slice(json) {
-        Ok(value) if is_long => check_integers_of(message, &value),
-        _ => Ok(()),
+    if !is_long {
+        return Ok(());
     }
+    // What is no JSON the reader below names.
+    serde_json::from_slice(json).map_or(Ok(()), |value| check_integers_of(message, &value))
 }
 
 /// Digits from which a number may be more than 64 bits hold.
@@ -429,6 +434,13 @@ impl Entry {
     /// # Errors
     /// [`CatalogError::Malformed`]: the payload is not of this type.
     pub fn to_protobuf(&self, format: Format, payload: &[u8]) -> Result<Vec<u8>, CatalogError> {
+        let plain = match format {
+            Format::Json => self.transcoder.read(payload),
+            Format::Protobuf => None,
+        };
+        if let Some(bytes) = plain {
+            return Ok(bytes);
+        }
         Ok(self.decode(format, payload)?.encode_to_vec())
     }
 

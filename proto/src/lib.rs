@@ -11,6 +11,7 @@
 
 pub mod event;
 mod signature;
+mod transcode;
 mod catalog;
 pub mod compat;
 mod contract;

@@ -18,13 +18,13 @@ use crate::spec::Spec;
 /// Runs that a child is given at first.
 const FIRST_WINDOW: usize = 2;
 /// Events and bytes that a child has in hand at most; a single run may be larger.
-const MAX_EVENTS: usize = 128;
+const MAX_EVENTS: usize = 256;
 const MAX_BYTES: usize = 1 << 20;
 /// Answers that come within this time widen the window, those that take longer than `SLOW` halve it.
 const FAST: Duration = Duration::from_millis(20);
 const SLOW: Duration = Duration::from_millis(200);
 /// Events of one frame.
-const FRAME_EVENTS: usize = 64;
+const FRAME_EVENTS: usize = 128;
 /// Time children have to end by themselves once they were told to.
 pub const FAREWELL: Duration = Duration::from_secs(2);
 

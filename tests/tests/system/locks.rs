@@ -226,12 +226,12 @@ async fn a_redis_whose_default_user_may_nothing_is_refused_before_it_loses_its_l
 }
 
 /// Connection to NATS that says what it is told to, and whatever replies to whatever subject.
-struct Raw {
+pub struct Raw {
     socket: BufReader<TcpStream>,
 }
 
 impl Raw {
-    async fn connect(port: u16, seed: Option<&Path>) -> Self {
+    pub async fn connect(port: u16, seed: Option<&Path>) -> Self {
         let socket = TcpStream::connect(("127.0.0.1", port)).await.expect("NATS");
         let mut socket = BufReader::new(socket);
         let mut info = String::new();
@@ -254,23 +254,23 @@ impl Raw {
     }
 
     /// A line that is closed shows when the server is asked next.
-    async fn write(&mut self, text: &str) {
+    pub async fn write(&mut self, text: &str) {
         let _ = self.socket.get_mut().write_all(text.as_bytes()).await;
     }
 
-    async fn publish(&mut self, subject: &str, reply: &str, payload: &str) {
+    pub async fn publish(&mut self, subject: &str, reply: &str, payload: &str) {
         let size = payload.len();
         self.write(&format!("PUB {subject} {reply} {size}\r\n{payload}\r\n"))
             .await;
     }
 
     /// All that the server has said up to here.
-    async fn done(&mut self) -> String {
+    pub async fn done(&mut self) -> String {
         self.try_done().await.expect("the line is open")
     }
 
     /// As [`done`](Self::done); `None` where the server has closed the line.
-    async fn try_done(&mut self) -> Option<String> {
+    pub async fn try_done(&mut self) -> Option<String> {
         self.socket.get_mut().write_all(b"PING\r\n").await.ok()?;
         let mut said = Vec::new();
         while !said.ends_with(b"PONG\r\n") {
@@ -667,10 +667,10 @@ async fn credentials_are_written_for_servers_that_others_start() {
 }
 
 /// Connection to Redis that says what it is told to.
-struct Wire(TcpStream);
+pub struct Wire(TcpStream);
 
 impl Wire {
-    async fn connect(port: u16) -> Self {
+    pub async fn connect(port: u16) -> Self {
         Self(
             TcpStream::connect(("127.0.0.1", port))
                 .await
@@ -678,7 +678,7 @@ impl Wire {
         )
     }
 
-    async fn say(&mut self, words: &[&str]) -> String {
+    pub async fn say(&mut self, words: &[&str]) -> String {
         let parts = words
             .iter()
             .map(|word| format!("${}\r\n{word}\r\n", word.len()));

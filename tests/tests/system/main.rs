@@ -46,6 +46,7 @@ mod sentinel;
 mod store;
 mod takeover;
 mod telemetry;
+mod tenants;
 mod traces;
 mod twins;
 mod upkeep;

@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use oncue_admin::stores::rights::accounts::{self, IMPORTED_API, PublicKeys};
+use oncue_admin::stores::rights::accounts::{self, IMPORTED_API, PublicKeys, Quota};
 use oncue_admin::stores::rights::compare::Comparison;
-use oncue_admin::stores::rights::folders;
+use oncue_admin::stores::rights::folders::{self, SharedServers};
 use oncue_admin::stores::rights::keys::KeyFolder;
 use oncue_admin::stores::rights::{Access, Grant, Rights, Role, users};
-use oncue_core::config::LockedServers;
+use oncue_core::config::{LockedServers, parse_size};
 use serde_json::{Value, json};
 
 use crate::exit::{self, Failure};
@@ -41,6 +41,16 @@ pub struct Args {
     /// Redis reads (redis.acl). Credentials that are there are kept.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["who", "format", "keys", "rotate"])]
     write: Option<PathBuf>,
+    /// Folder of what servers read that several apps share, in place of `servers/`: APP.accounts, APP.acl, APP.lua of each, and
+    /// accounts.conf and redis.acl, which join those of all. Nobody comes to such servers without credentials.
+    #[arg(long, value_name = "DIR", requires = "write")]
+    servers: Option<PathBuf>,
+    /// Most bytes of the app's streams on servers that several share, such as 10GiB.
+    #[arg(long, value_name = "SIZE", requires = "servers", value_parser = bytes)]
+    max_storage: Option<u64>,
+    /// Most connections of each function, and of its gateways together, to a NATS that several share.
+    #[arg(long, value_name = "COUNT", requires = "servers")]
+    max_connections: Option<u32>,
     /// Number of the group that may read the folders which are written, besides their owner.
     #[arg(long, value_name = "GID", requires = "write")]
     group: Option<u32>,
@@ -68,7 +78,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let mut rights = Rights::of(&settings.config, &manifests, &contracts.catalog);
     let all: Vec<String> = rights.roles().map(short).collect();
     if let Some(folder) = &args.write {
-        return write(folder, args.group, &rights, settings);
+        return write(folder, args, &rights, settings);
     }
     if args.check {
         return check(args, &rights, settings).await;
@@ -159,19 +169,25 @@ async fn check(args: &Args, rights: &Rights, settings: &Settings) -> Result<u8, 
     ))
 }
 
-fn write(
-    folder: &Path,
-    group: Option<u32>,
-    rights: &Rights,
-    settings: &Settings,
-) -> Result<u8, Failure> {
+fn bytes(text: &str) -> Result<u64, String> {
+    parse_size(text).ok_or_else(|| "write a size like 512MiB or 10GiB".to_owned())
+}
+
+fn write(folder: &Path, args: &Args, rights: &Rights, settings: &Settings) -> Result<u8, Failure> {
     let config = &settings.config;
     let servers = LockedServers {
         nats: Some(config.nats.url.expose().to_owned()),
         api_prefix: IMPORTED_API.to_owned(),
         redis: Some(config.redis.url.expose().to_owned()),
     };
-    folders::write(folder, rights, &servers, group)
+    let shared = args.servers.as_deref().map(|folder| SharedServers {
+        folder,
+        quota: Quota {
+            storage: args.max_storage,
+            connections: args.max_connections,
+        },
+    });
+    folders::write(folder, rights, &servers, args.group, shared)
         .map_err(|e| Failure::failed(format_args!("cannot write the credentials: {e}")))?;
     let count = rights.roles().count();
     say(paint(

@@ -179,6 +179,11 @@ impl Store {
         self.load().await
     }
 
+    /// Code of the function library of an app, for whoever loads it into a Redis that several apps share.
+    pub fn library_of(app: &AppName) -> String {
+        Library::of(app).code
+    }
+
     /// Connects and changes nothing, for programs that only look. The URL may hold a password; no error shows it.
     pub async fn look(server: impl Into<RedisServer>, app: &AppName) -> Result<Self, StoreError> {
         let RedisServer {
@@ -191,16 +196,11 @@ impl Store {
         let connection =
             opened.map_err(|e| StoreError::refused(format!("cannot reach Redis at {url}: {e}")))?;
         Connection::watch(&connection);
-        let source = source().replace("APP", app.as_str());
-        // Eight digits tell versions of one Redis apart; the name is part of every commit, so it is short.
-        let version = event::hash(&[source.as_bytes()])
-            .iter()
-            .take(4)
-            .fold(String::new(), |v, b| v + &format!("{b:02x}"));
+        let Library { version, code } = Library::of(app);
         Ok(Self {
             connection,
             function: format!("oncue_commit_{version}").into(),
-            library: source.replace("LIBRARY", &version).into(),
+            library: code.into(),
             keys: Keys::new(app),
             own: Arc::new(Own::new()),
             regressed: Arc::new(watch::Sender::new(None)),
@@ -316,9 +316,24 @@ impl Store {
             .arg(library)
             .exec_async(&mut self.connection())
             .await;
-        loaded.map_err(|e| {
-            StoreError::refused(format!("Redis does not take the function library: {e}"))
-        })
+        let Err(e) = loaded else {
+            return Ok(());
+        };
+        if e.code() != Some("NOPERM") {
+            return Err(StoreError::refused(format!(
+                "Redis does not take the function library: {e}"
+            )));
+        }
+        // On a server that several apps share its owner loads it: code runs with the rights of whoever calls it.
+        if self.has_library().await? {
+            return Ok(());
+        }
+        Err(StoreError::refused(format!(
+            "this Redis does not have the function library {} of this program, and this user may not load it: its owner does, \
+             from {}.lua of what `oncue rights --write` has written there",
+            self.library_name(),
+            self.keys.app()
+        )))
     }
 
     /// Secret of the app as this Redis has it.
@@ -629,6 +644,27 @@ fn read_secret(text: &[u8]) -> Result<IdSecret, StoreError> {
 /// Whether Redis does not have the function library.
 fn is_library_missing(e: &RedisError) -> bool {
     e.to_string().contains("Function not found")
+}
+
+/// Function library of an app.
+struct Library {
+    /// Eight digits, which tell versions of one Redis apart: they are part of every commit, so they are few.
+    version: String,
+    code: String,
+}
+
+impl Library {
+    fn of(app: &AppName) -> Self {
+        let source = source().replace("APP", app.as_str());
+        let version = event::hash(&[source.as_bytes()])
+            .iter()
+            .take(4)
+            .fold(String::new(), |v, b| v + &format!("{b:02x}"));
+        Self {
+            code: source.replace("LIBRARY", &version),
+            version,
+        }
+    }
 }
 
 /// Code of the library; a broken twin of it where a test asks for one.

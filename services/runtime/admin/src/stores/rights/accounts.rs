@@ -26,15 +26,31 @@ pub fn configuration(rights: &Rights, keys: &PublicKeys) -> String {
         let _ = writeln!(text, "no_auth_user: {key}");
     }
     text.push_str("accounts {\n");
-    trusted_account(&mut text, rights, keys);
+    text += &accounts(rights, keys, Quota::default());
+    text.push_str("}\n");
+    text
+}
+
+/// Quota of an app on servers that several share.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Quota {
+    /// Bytes of all its streams; `None` for what the server has.
+    pub storage: Option<u64>,
+    /// Connections of each function, and of its gateways together; `None` for any number.
+    pub connections: Option<u32>,
+}
+
+/// Accounts of an app, to stand among those of others.
+pub fn accounts(rights: &Rights, keys: &PublicKeys, quota: Quota) -> String {
+    let mut text = String::new();
+    trusted_account(&mut text, rights, keys, quota);
     for grant in rights
         .grants
         .iter()
         .filter(|grant| !grant.role.is_trusted())
     {
-        small_account(&mut text, rights, grant, keys);
+        small_account(&mut text, rights, grant, keys, quota);
     }
-    text.push_str("}\n");
     text
 }
 
@@ -47,11 +63,15 @@ pub fn local(subject: &str) -> String {
 }
 
 /// The app's own account: it has the streams, and says who may do what with them.
-fn trusted_account(text: &mut String, rights: &Rights, keys: &PublicKeys) {
+fn trusted_account(text: &mut String, rights: &Rights, keys: &PublicKeys, quota: Quota) {
     let app = &rights.app;
+    let jetstream = match quota.storage {
+        Some(bytes) => format!("{{ max_file: {bytes}, max_memory: 0 }}"),
+        None => "enabled".to_owned(),
+    };
     let _ = writeln!(
         text,
-        "  {} {{\n    jetstream: enabled\n    users: [",
+        "  {} {{\n    jetstream: {jetstream}\n    users: [",
         quoted(app.as_str())
     );
     for role in [Role::Operator, Role::Console] {
@@ -112,15 +132,21 @@ fn trusted_account(text: &mut String, rights: &Rights, keys: &PublicKeys) {
 }
 
 /// Account of a role that may do what it declares.
-fn small_account(text: &mut String, rights: &Rights, grant: &Grant, keys: &PublicKeys) {
+fn small_account(
+    text: &mut String,
+    rights: &Rights,
+    grant: &Grant,
+    keys: &PublicKeys,
+    quota: Quota,
+) {
     let app = &rights.app;
     let role = &grant.role;
     let permissions = permissions(rights, grant).unwrap_or_default();
-    let _ = writeln!(
-        text,
-        "  {} {{ # {role}\n    users: [",
-        quoted(&role.account(app))
-    );
+    let _ = writeln!(text, "  {} {{ # {role}", quoted(&role.account(app)));
+    if let Some(connections) = quota.connections.filter(|_| *role != Role::Public) {
+        let _ = writeln!(text, "    limits: {{ max_connections: {connections} }}");
+    }
+    text.push_str("    users: [\n");
     for key in keys.get(role).into_iter().flatten() {
         let _ = writeln!(text, "      {{ nkey: {key}, {permissions} }}");
     }

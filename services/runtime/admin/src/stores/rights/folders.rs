@@ -1,13 +1,16 @@
 //! Credentials in a folder for each role, to be mounted where its process runs and nowhere else, and what the servers read.
 
+use std::ffi::OsStr;
+use std::fmt::Write as _;
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::Path;
 
 use oncue_core::config::LockedServers;
+use oncue_core::store::Store;
 
-use super::accounts::{self, PublicKeys};
+use super::accounts::{self, PublicKeys, Quota};
 use super::keys::{KeyFolder, named, replace};
 use super::{Rights, Role, users};
 
@@ -18,7 +21,23 @@ const ACCOUNTS: &str = "accounts.conf";
 /// Users, for `--aclfile` of redis-server.
 const USERS: &str = "redis.acl";
 
-/// Writes `ROLE/` for each role, with its credentials as `.oncue/keys` beside `oncue.toml` holds them, and `servers/`. Credentials
+/// Parts of [`ACCOUNTS`] and [`USERS`] where several apps share servers, by the ends of their names, and the function library,
+/// which the owner of Redis loads.
+const PART_OF_ACCOUNTS: &str = "accounts";
+const PART_OF_USERS: &str = "acl";
+const LIBRARY: &str = "lua";
+
+/// Folder of what servers read that several apps share, and what one of them may take.
+#[derive(Debug, Clone, Copy)]
+pub struct SharedServers<'f> {
+    /// Folder, of which each app writes its own files and those that join all.
+    pub folder: &'f Path,
+    /// Bounds of this app.
+    pub quota: Quota,
+}
+
+/// Writes `ROLE/` for each role, with its credentials as `.oncue/keys` beside `oncue.toml` holds them, and `servers/`, or
+/// what belongs to this app in the folder of `shared` ones. Credentials
 /// that are there are kept. A folder of a role is for its owner, and for `group` where one is named; what servers read holds
 /// public keys and hashes, and is for all.
 ///
@@ -29,9 +48,8 @@ pub fn write(
     rights: &Rights,
     servers: &LockedServers,
     group: Option<u32>,
+    shared: Option<SharedServers<'_>>,
 ) -> io::Result<()> {
-    let shared = root.join(SERVERS);
-    fs::create_dir_all(&shared).map_err(|e| named(&shared, &e))?;
     let mut public_keys = PublicKeys::new();
     for role in rights.roles() {
         let folder = folder(root, role);
@@ -44,18 +62,75 @@ pub fn write(
             give(folder.path(), group).map_err(|e| named(folder.path(), &e))?;
         }
     }
-    let users = users::file(&users::users(rights), |role| {
-        Ok(vec![folder(root, role).password(role)?])
-    })?;
-    let accounts = accounts::configuration(rights, &public_keys);
-    for (name, text) in [(ACCOUNTS, accounts), (USERS, users)] {
-        let file = shared.join(name);
-        let written = replace(&file, &text);
-        written
-            .and_then(|()| fs::set_permissions(&file, Permissions::from_mode(0o644)))
-            .map_err(|e| named(&file, &e))?;
+    let Some(SharedServers { folder, quota }) = shared else {
+        let folder = root.join(SERVERS);
+        fs::create_dir_all(&folder).map_err(|e| named(&folder, &e))?;
+        let users = users::users(rights);
+        let users = users::file(&users, |role| password(root, role))?;
+        put(
+            &folder.join(ACCOUNTS),
+            &accounts::configuration(rights, &public_keys),
+        )?;
+        return put(&folder.join(USERS), &users);
+    };
+    fs::create_dir_all(folder).map_err(|e| named(folder, &e))?;
+    let users = users::tenants(rights);
+    let parts = [
+        (
+            PART_OF_ACCOUNTS,
+            accounts::accounts(rights, &public_keys, quota),
+        ),
+        (
+            PART_OF_USERS,
+            users::lines(&users, |role| password(root, role))?,
+        ),
+        (LIBRARY, Store::library_of(&rights.app)),
+    ];
+    for (end, text) in parts {
+        put(&folder.join(format!("{}.{end}", rights.app)), &text)?;
     }
-    Ok(())
+    join(folder)
+}
+
+/// Passwords of a role, of which there is one.
+fn password(root: &Path, role: &Role) -> io::Result<Vec<String>> {
+    Ok(vec![folder(root, role).password(role)?])
+}
+
+/// Joins the parts of all apps in a folder, for servers that read one file each.
+fn join(folder: &Path) -> io::Result<()> {
+    let mut accounts = "# Written by Oncue; one file for each app. Nobody comes in without credentials.\naccounts {\n".to_owned();
+    let mut users = users::default_user();
+    let mut names: Vec<_> = fs::read_dir(folder)
+        .and_then(Iterator::collect::<io::Result<Vec<_>>>)
+        .map_err(|e| named(folder, &e))?
+        .into_iter()
+        .map(|entry| entry.path())
+        .collect();
+    names.sort();
+    for path in names {
+        let end = path.extension().and_then(OsStr::to_str);
+        match end {
+            Some(PART_OF_ACCOUNTS) => {
+                let name = path.file_name().unwrap_or_default().display();
+                let _ = writeln!(accounts, "  include \"{name}\"");
+            }
+            Some(PART_OF_USERS) if path.file_name() != Some(OsStr::new(USERS)) => {
+                users += &fs::read_to_string(&path).map_err(|e| named(&path, &e))?;
+            }
+            _ => {}
+        }
+    }
+    accounts.push_str("}\n");
+    put(&folder.join(ACCOUNTS), &accounts)?;
+    put(&folder.join(USERS), &users)
+}
+
+/// Writes a file that all may read.
+fn put(file: &Path, text: &str) -> io::Result<()> {
+    replace(file, text)
+        .and_then(|()| fs::set_permissions(file, Permissions::from_mode(0o644)))
+        .map_err(|e| named(file, &e))
 }
 
 fn folder(root: &Path, role: &Role) -> KeyFolder {

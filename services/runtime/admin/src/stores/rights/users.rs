@@ -128,6 +128,22 @@ pub(super) fn hash(password: &str) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// Rules of operator and console on a server that other apps use as well: all that has to do with keys of their own. Nobody loads
+/// code there, which would run with the rights of whoever calls it, changes settings or users, or copies the whole of it.
+const TENANT: [&str; 11] = [
+    "resetchannels",
+    "+@all",
+    "-@admin",
+    "-@dangerous",
+    "-@scripting",
+    "+fcall",
+    "+fcall_ro",
+    "+function|list",
+    "+info",
+    "+role",
+    "+restore",
+];
+
 /// Users of an app, by role.
 pub fn users(rights: &Rights) -> Vec<(&Role, User)> {
     let app = &rights.app;
@@ -135,6 +151,20 @@ pub fn users(rights: &Rights) -> Vec<(&Role, User)> {
     users
         .filter_map(|grant| Some((&grant.role, user(app, grant)?)))
         .collect()
+}
+
+/// Users of an app on a server that other apps use as well.
+pub fn tenants(rights: &Rights) -> Vec<(&Role, User)> {
+    let mut users = users(rights);
+    for (_, user) in users.iter_mut().filter(|(role, _)| role.is_trusted()) {
+        let own = [
+            "reset".to_owned(),
+            "on".to_owned(),
+            format!("~{}:*", rights.app),
+        ];
+        user.rules = own.into_iter().chain(TENANT.map(str::to_owned)).collect();
+    }
+    users
 }
 
 /// Text of an `aclfile`: these users, and nobody without a name. Passwords, of 256 random bits, stand in it as hashes, which
@@ -146,7 +176,23 @@ pub fn file(
     users: &[(&Role, User)],
     passwords: impl Fn(&Role) -> io::Result<Vec<String>>,
 ) -> io::Result<String> {
-    let mut text = format!("user default {DEFAULT}\n");
+    Ok(default_user() + &lines(users, passwords)?)
+}
+
+/// Line of the user `default`.
+pub fn default_user() -> String {
+    format!("user default {DEFAULT}\n")
+}
+
+/// Lines of these users alone.
+///
+/// # Errors
+/// A password cannot be had.
+pub fn lines(
+    users: &[(&Role, User)],
+    passwords: impl Fn(&Role) -> io::Result<Vec<String>>,
+) -> io::Result<String> {
+    let mut text = String::new();
     for (role, user) in users {
         let passwords = passwords(role)?;
         let rules = user.rules_with(&passwords).join(" ");
