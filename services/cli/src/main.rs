@@ -10,7 +10,6 @@ mod services;
 mod settings;
 mod terminal;
 mod when;
-mod zone;
 
 use std::process::ExitCode;
 

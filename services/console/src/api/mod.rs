@@ -14,5 +14,8 @@ pub mod drift;
 pub mod doctor;
 pub mod logs;
 pub mod notices;
+pub mod rows;
+pub mod schedules;
+pub mod streams;
 pub mod audit;
 pub mod decode;

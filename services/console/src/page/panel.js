@@ -235,8 +235,8 @@ function manifest({ card, limits, consumer }) {
   return facts([
     ["known from", from ?? "oncue.toml alone: its program was not found"],
     ["version", card.version],
-    ["stream", card.stream],
-    ["state table", card.table],
+    ["stream", card.stream && link(card.stream, href("streams", card.stream))],
+    ["state table", card.table && link(card.table, href("rows", card.table))],
     ["concurrency", limits && `${number(limits.concurrency)} a worker, ${number(limits.reserved_concurrency)} in all`],
     ["timeout", limits?.timeout],
     ["attempts", limits && `${limits.attempts}`],
@@ -318,7 +318,7 @@ export function eventRow(event) {
       ["key", event.key],
       ["source", event.source],
       ["cause", event.cause && make("span", "mono", event.cause)],
-      ["stands at", `${event.stream}:${event.sequence}`],
+      ["stands at", link(`${event.stream}:${event.sequence}`, href("streams", event.stream, { from: event.sequence }))],
       ["size", `${number(event.bytes)} bytes`],
     ]),
   );
