@@ -75,6 +75,11 @@ function dialogs(page, crowd) {
       await page.locator("#panel .actions button", { hasText: "Pause" }).click();
       await page.waitForSelector("#ask[open]");
     }],
+    ["restart", async () => {
+      await show(page, crowd, "map/invoice-step-8-01", "#panel .actions button");
+      await page.locator("#panel .actions button", { hasText: "Restart" }).click();
+      await page.waitForSelector("#ask[open]");
+    }],
     ["fire", async () => {
       await show(page, crowd, "schedules/tick", "#page-schedules .two .list a");
       await page.locator("#page-schedules .actions button", { hasText: "Fire now" }).click();

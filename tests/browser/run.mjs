@@ -90,6 +90,11 @@ test("a function tells its last hour and what failed", async ({ page }) => {
   await page.waitForFunction(() => /^\d\d:\d\d:\d\d/.test(document.querySelector("#panel .chart .legend-row span:last-child").textContent));
   await page.mouse.move(0, 0);
   await shoot(page, "function");
+  // The crowd has no oncue up that could do it.
+  await page.click('#panel .actions >> text=Restart');
+  await page.waitForSelector("#ask[open]");
+  await page.click("#ask-yes");
+  await page.waitForFunction(() => document.querySelector("#panel .outcome")?.textContent.includes("no `oncue up` of this app runs"));
   await page.click('#panel .actions >> text=Pause');
   await page.waitForSelector("#ask[open]");
   await page.click("#ask-yes");

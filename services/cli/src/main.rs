@@ -75,7 +75,7 @@ enum Verb {
     Logs(logs::Args),
     /// Write the AsyncAPI document of all events and functions.
     Docs(docs::Args),
-    /// Schedules: when they fire next.
+    /// Schedules: when they fire next; fire one now, pause or resume it.
     #[command(subcommand)]
     Schedule(schedule::Verb),
     /// Show who may do what on NATS and Redis, and why; or write it as configuration of the servers.
@@ -130,6 +130,7 @@ impl Verb {
             | Self::Resume(_)
             | Self::Remove(_) => true,
             Self::Keys(verb) => verb.changes_an_app(),
+            Self::Schedule(verb) => verb.changes_an_app(),
             Self::Dlq(verb) => verb.changes_an_app(),
             _ => false,
         }

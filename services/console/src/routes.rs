@@ -9,7 +9,7 @@ use oncue_http::problem::{method_not_allowed, not_found};
 
 use crate::api::{
     actions, doctor, drift, events, find, flow, function, letters, logs, notices, pause, publish,
-    recent, rows, schedules, search, streams,
+    recent, restart, rows, schedules, search, streams,
 };
 use crate::{App, access, guard, live, metrics, page};
 
@@ -60,6 +60,7 @@ pub fn router(app: Arc<App>) -> Router {
     let write = Router::new()
         .route("/api/functions/{name}/pause", post(pause::pause))
         .route("/api/functions/{name}/resume", post(pause::resume))
+        .route("/api/functions/{name}/restart", post(restart::restart))
         .route("/api/notices/silence", post(notices::silence))
         .route("/api/schedules/{name}/fire", post(schedules::fire))
         .route("/api/schedules/{name}/pause", post(schedules::pause))

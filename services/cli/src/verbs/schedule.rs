@@ -30,6 +30,13 @@ pub enum Verb {
     Resume(OneArgs),
 }
 
+impl Verb {
+    /// Whether it changes what an app has on the servers, or sends an event of it.
+    pub fn changes_an_app(&self) -> bool {
+        !matches!(self, Self::Next(_))
+    }
+}
+
 #[derive(clap::Args)]
 pub struct Args {
     /// Name of one schedule. Default: all of them.

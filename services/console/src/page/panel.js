@@ -1,7 +1,7 @@
 // What was clicked on the map: a function with its last hour, or an event type with its last events.
 
 import { address, go, href, note } from "./address.js";
-import { about, ago, api, ask, button, byId, draw, duration, facts, failed, flowLink, json, link, make, moment, number, rate, redraw, short, traceLink } from "./dom.js";
+import { about, ago, api, ask, button, byId, draw, duration, facts, failed, flowLink, json, link, make, moment, named, number, plural, rate, redraw, short, traceLink } from "./dom.js";
 import { logLines } from "./log.js";
 import { View, histogram, line, percentile } from "./chart.js";
 
@@ -197,8 +197,33 @@ function pausing({ card: { name }, health }) {
   const pause = async () => {
     if (await ask(`Pause ${name}?`, "What it has in hand comes to its end; all else waits in the stream until somebody resumes it.", "Pause")) change("pause");
   };
-  const row = make("div", "actions", health === "paused" ? button("Resume", () => change("resume"), "strong") : button("Pause", pause));
-  return row;
+  const anew = named(button("Restart", () => restart(name)), "restart");
+  const row = make("div", "actions", health === "paused" ? button("Resume", () => change("resume"), "strong") : button("Pause", pause), anew);
+  return make("div", "", row, restarts.get(name) ?? "");
+}
+
+// How the last restart of each function goes, while the page lives.
+const restarts = new Map();
+
+async function restart(name) {
+  if (!(await ask(`Restart ${name}?`, "New processes of its program take the place of those that run, one after the other: each is ready before the one before it finishes what it has in hand. The first that does not become ready ends it.", "Restart"))) return;
+  const outcome = make("div", "outcome", make("span", "", `asking oncue up to restart ${name} …`));
+  outcome.setAttribute("role", "status");
+  restarts.set(name, outcome);
+  again();
+  try {
+    const { job } = await api(`/api/functions/${encodeURIComponent(name)}/restart`, {});
+    for (;;) {
+      const { done, remarks, ended } = await api(`/api/jobs/${job}`);
+      const words = ended ? `${plural(done, "process", "processes")} replaced` : `restarting: ${plural(done, "process", "processes")} replaced …`;
+      outcome.replaceChildren(make("b", "", words), ...remarks.map((remark) => make("span", "hint", remark)));
+      if (ended) break;
+      await new Promise((next) => setTimeout(next, 400));
+    }
+  } catch (error) {
+    outcome.replaceChildren(make("span", "bad", error.message));
+  }
+  again();
 }
 
 function errors({ errors: letters, instances }) {

@@ -89,6 +89,7 @@ async fn without_a_token_it_answers_under_our_own_names_and_only_looks() {
     for path in [
         "/api/functions/f/pause",
         "/api/functions/f/resume",
+        "/api/functions/f/restart",
         "/api/schedules/s/fire",
         "/api/schedules/s/pause",
         "/api/schedules/s/resume",

@@ -7,6 +7,7 @@ mod looking;
 mod metrics;
 mod notices;
 mod redrive;
+mod restarting;
 mod rows;
 mod schedules;
 mod searching;
