@@ -80,6 +80,12 @@ function dialogs(page, crowd) {
       await page.locator("#panel .actions button", { hasText: "Restart" }).click();
       await page.waitForSelector("#ask[open]");
     }],
+    ["bounds", async () => {
+      await show(page, crowd, "map/order-step-0-00", "#panel .facts");
+      await page.locator("#panel summary", { hasText: "Set other bounds" }).click();
+      await page.locator("#panel .finding button").click();
+      await page.waitForSelector("#ask[open]");
+    }],
     ["fire", async () => {
       await show(page, crowd, "schedules/tick", "#page-schedules .two .list a");
       await page.locator("#page-schedules .actions button", { hasText: "Fire now" }).click();

@@ -90,6 +90,18 @@ test("a function tells its last hour and what failed", async ({ page }) => {
   await page.waitForFunction(() => /^\d\d:\d\d:\d\d/.test(document.querySelector("#panel .chart .legend-row span:last-child").textContent));
   await page.mouse.move(0, 0);
   await shoot(page, "function");
+  await page.click("#panel >> text=Set other bounds");
+  await page.locator("#panel .finding input").nth(1).fill("4");
+  await page.click("#panel .finding button");
+  await page.waitForSelector("#ask[open]");
+  await page.fill("#ask-why", "a sale");
+  await page.click("#ask-yes");
+  await page.waitForFunction(() => /1 to 4 workers on each machine, by ann@.*: a sale/.test(document.getElementById("panel").textContent));
+  await shoot(page, "bounds");
+  await page.click("#panel >> text=As oncue.toml says");
+  await page.waitForSelector("#ask[open]");
+  await page.click("#ask-yes");
+  await page.waitForFunction(() => !document.getElementById("panel").textContent.includes("a sale"));
   // The crowd has no oncue up that could do it.
   await page.click('#panel .actions >> text=Restart');
   await page.waitForSelector("#ask[open]");

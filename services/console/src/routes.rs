@@ -8,8 +8,8 @@ use axum::routing::{get, post};
 use oncue_http::problem::{method_not_allowed, not_found};
 
 use crate::api::{
-    actions, doctor, drift, events, find, flow, function, letters, logs, notices, pause, publish,
-    recent, restart, rows, schedules, search, streams,
+    actions, bounds, doctor, drift, events, find, flow, function, letters, logs, notices, pause,
+    publish, recent, restart, rows, schedules, search, streams,
 };
 use crate::{App, access, guard, live, metrics, page};
 
@@ -61,6 +61,8 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/api/functions/{name}/pause", post(pause::pause))
         .route("/api/functions/{name}/resume", post(pause::resume))
         .route("/api/functions/{name}/restart", post(restart::restart))
+        .route("/api/functions/{name}/bounds", post(bounds::set))
+        .route("/api/functions/{name}/bounds/reset", post(bounds::reset))
         .route("/api/notices/silence", post(notices::silence))
         .route("/api/schedules/{name}/fire", post(schedules::fire))
         .route("/api/schedules/{name}/pause", post(schedules::pause))

@@ -14,6 +14,7 @@ use oncue_core::app::AppName;
 use oncue_core::bus::layout::Mode;
 use oncue_core::bus::{Bus, layout};
 use oncue_core::config::{Config, Limits, Size, StreamConfig};
+use oncue_core::contract;
 use oncue_core::store::Keys;
 use oncue_proto::Format;
 use oncue_proto::event::{self, Meta};
@@ -32,6 +33,8 @@ const TABLE: &str = "orders";
 const ROWS: usize = 130;
 
 const CONFIG: &str = "[console]\nwrite = true\n\
+    [functions.invoice-step-8-01]\nmax = 2\n\
+    [functions.order-step-0-00]\n[functions.order-step-1-00]\n[functions.order-step-2-00]\n\
     [[schedule]]\nname = \"close-of-day\"\nfunction = \"order-step-0-00\"\ncron = \"0 30 18 * * mon-fri\"\nzone = \"Europe/Berlin\"\n\
     [[schedule]]\nname = \"tick\"\nfunction = \"order-step-1-00\"\nevery = \"2s\"\n";
 /// Declared by an earlier file.
@@ -140,8 +143,11 @@ async fn furnish(bus: &Bus, members: &[Member]) {
     }
 }
 
-/// Schedules, one of which nobody declares any more, and rows of a table.
+/// The contract of the stories, schedules, one of which nobody declares any more, and rows of a table.
 async fn keep_state(cluster: &Cluster, bus: &Bus) {
+    let contract = oncue_app_events::DESCRIPTORS.to_vec();
+    let stored = contract::store(bus, "order-step-0-00", contract).await;
+    stored.expect("the contract of what the stories tell");
     let old = named(&format!("{CONFIG}{OLD}"));
     let old = Config::parse(&old, None, |_| None).expect("a configuration");
     let set = bus.ensure_schedules(&old, Mode::Apply).await;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use oncue_admin::dead_letters::Letter;
+use oncue_admin::services::bounds;
 use oncue_admin::stores::streams::{Newest, newest};
 use oncue_core::bus::layout::DLQ;
 use oncue_core::store::SAMPLES_MS;
@@ -76,8 +77,17 @@ pub async fn get(
     } else {
         status.history.columns(&kept)
     };
+    let file = app.config.functions.get(&name).map(|function| {
+        let scale = function.scale();
+        json!({ "min": scale.min, "max": scale.max })
+    });
+    let supervised = status.supervised.as_ref();
+    let supervised = supervised
+        .map(|kept| json!({ "min": kept.min, "max": kept.max, "processes": kept.workers.len() }));
+    let set = bounds::of(&app.bus, &name).await.ok().flatten();
     Ok(Json(json!({
         "card": view,
+        "bounds": { "file": file, "now": supervised, "set": set },
         "limits": limits,
         "health": status.health(),
         "why": status.reason(&name),

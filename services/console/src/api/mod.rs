@@ -9,6 +9,7 @@ pub mod find;
 pub mod letters;
 pub mod actions;
 pub mod pause;
+pub mod bounds;
 pub mod restart;
 pub mod publish;
 pub mod drift;

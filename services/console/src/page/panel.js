@@ -171,6 +171,7 @@ function fillFunction(said, body) {
       ...(said.waiting_outputs > 0 ? [figure(number(said.waiting_outputs), "commits whose outputs wait")] : []),
     ),
     ...(about.write && said.consumer ? [pausing(said)] : []),
+    bounds(said),
     charts(said, past),
   ];
   if (said.histogram) {
@@ -200,6 +201,51 @@ function pausing({ card: { name }, health }) {
   const anew = named(button("Restart", () => restart(name)), "restart");
   const row = make("div", "actions", health === "paused" ? button("Resume", () => change("resume"), "strong") : button("Pause", pause), anew);
   return make("div", "", row, restarts.get(name) ?? "");
+}
+
+// How many workers there may be, and who says so.
+function bounds({ card: { name }, bounds: { file, now, set } }) {
+  if (!file && !now && !set) return "";
+  const many = ({ min, max }) => (min === max ? plural(min, "worker") : `${min} to ${max} workers`);
+  const rows = [
+    ["there may be", now ? many(now) : "nobody: no oncue up keeps it"],
+    ["set by hand", set && make("span", "", `${many(set)} on each machine, by ${set.by}, `, moment(set.at), `: ${set.reason}`)],
+    ["oncue.toml", file && many(file)],
+  ];
+  if (!about.write) return part("Bounds of its workers", facts(rows));
+  const field = (label, value) => {
+    const input = make("input");
+    input.type = "number";
+    input.min = 0;
+    input.max = 256;
+    input.required = true;
+    input.value = value;
+    return [make("label", "", label, input), input];
+  };
+  const [fewest, min] = field("Fewest", (set ?? file ?? now).min);
+  const [most, max] = field("Most", (set ?? file ?? now).max);
+  const form = make("form", "finding", fewest, most, make("button", "", "Set"));
+  const act = async (path, body) => {
+    try {
+      await api(`/api/functions/${encodeURIComponent(name)}/${path}`, body);
+      again();
+    } catch (error) {
+      failed(outcome, error);
+    }
+  };
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const wanted = { min: Number(min.value), max: Number(max.value) };
+    const why = await ask(`${many(wanted)} of ${name}?`, "On each machine, in place of what oncue.toml says, until somebody takes it away. Workers that are too many finish what they have in hand.", "Set", true);
+    if (why) act("bounds", { ...wanted, why });
+  });
+  const outcome = make("div");
+  outcome.setAttribute("role", "alert");
+  const reset = set && named(button("As oncue.toml says", async () => {
+    if (await ask(`Bounds of ${name} as oncue.toml says?`, file ? `That is ${many(file)}.` : "", "Take away")) act("bounds/reset", {});
+  }), "reset bounds");
+  const details = make("details", "desk", named(make("summary", "hint", "Set other bounds"), "bounds"), form);
+  return part("Bounds of its workers", facts(rows), make("div", "row", ...[reset].filter(Boolean)), details, outcome);
 }
 
 // How the last restart of each function goes, while the page lives.

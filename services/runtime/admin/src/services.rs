@@ -9,6 +9,7 @@
 //! in another form is passed over, since anybody may answer on `$SRV`. A worker that was too busy to answer in time
 //! is not among them, so a missing one proves nothing.
 
+pub mod bounds;
 pub mod counters;
 pub mod restart;
 

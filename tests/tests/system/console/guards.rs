@@ -90,6 +90,8 @@ async fn without_a_token_it_answers_under_our_own_names_and_only_looks() {
         "/api/functions/f/pause",
         "/api/functions/f/resume",
         "/api/functions/f/restart",
+        "/api/functions/f/bounds",
+        "/api/functions/f/bounds/reset",
         "/api/schedules/s/fire",
         "/api/schedules/s/pause",
         "/api/schedules/s/resume",

@@ -101,6 +101,55 @@ async fn a_function_is_restarted_and_one_that_does_not_become_ready_ends_it() {
 }
 
 #[tokio::test]
+async fn bounds_of_workers_are_set_for_a_reason_and_taken_away() {
+    let console = Console::with(Some(TOKEN), true).await;
+    let cookie = console.login().await;
+    console.pretend("f", &["web.page.viewed"], &[]).await;
+    let function = "/api/functions/f";
+    until("the function is known", async || {
+        let found = console.get_as(&cookie, function).await;
+        (found.status == 200).then_some(())
+    })
+    .await;
+    let path = "/api/functions/f/bounds";
+    for (wanted, words) in [
+        (json!({ "min": 1, "max": 2 }), "say why"),
+        (json!({ "min": 3, "max": 2, "why": "x" }), "more than max"),
+        (json!({ "min": 0, "max": 0, "why": "x" }), "oncue pause"),
+        (
+            json!({ "min": 0, "max": 1000, "why": "x" }),
+            "more than 256",
+        ),
+        (json!({ "min": -1, "max": 1, "why": "x" }), ""),
+    ] {
+        let refused = console.post_as(&cookie, path, &wanted).await;
+        let why = refused.problem(400, "malformed");
+        assert!(why.contains(words), "{wanted}: {why}");
+    }
+    let wanted = json!({ "min": 1, "max": 4, "why": "a sale" });
+    for unknown in ["nobody", "%2A", "a.b"] {
+        let path = format!("/api/functions/{unknown}/bounds");
+        let refused = console.post_as(&cookie, &path, &wanted).await;
+        refused.problem(404, "not-found");
+    }
+    console.post_as(&cookie, path, &wanted).await.ok_json();
+    let set = console.get_as(&cookie, function).await.ok_json()["bounds"]["set"].clone();
+    assert_eq!(
+        (&set["min"], &set["max"], &set["by"], &set["reason"]),
+        (
+            &json!(1),
+            &json!(4),
+            &json!("ann@127.0.0.1"),
+            &json!("a sale")
+        )
+    );
+    let reset = format!("{path}/reset");
+    console.post_as(&cookie, &reset, &json!({})).await.ok_json();
+    let after = console.get_as(&cookie, function).await.ok_json();
+    assert_eq!(after["bounds"]["set"], Value::Null);
+}
+
+#[tokio::test]
 async fn where_no_oncue_up_runs_it_says_so() {
     let console = Console::with(Some(TOKEN), true).await;
     let cookie = console.login().await;
