@@ -127,6 +127,9 @@ fn complaint(schedule: &ScheduleState) -> Option<String> {
                 "{name} is paused since {since} by {by}: `oncue schedule resume {name}`"
             ))
         }
+        Standing::LeftOver if schedule.pause.is_some() => Some(format!(
+            "{name} is paused, and oncue.toml does not have it: `oncue apply --prune` removes it"
+        )),
         Standing::LeftOver => Some(format!(
             "{name} fires, and oncue.toml does not have it: `oncue apply --prune` removes it"
         )),

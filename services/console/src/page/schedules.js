@@ -115,13 +115,13 @@ class Schedules {
     );
   }
 
-  acts({ name, declared, standing, type }) {
+  acts({ name, declared, standing, type, pause: paused }) {
     const fire = named(button("Fire now", () => this.act(`Fire ${name} now?`, `An event ${type} begins a flow, as if the clock had fired it. Its next firing stays as it is.`, "Fire", name, "fire")), `fire ${name}`);
     const pause = named(button("Pause", () => this.act(`Pause ${name}?`, "It fires nothing until somebody resumes it, over restarts and oncue apply.", "Pause", name, "pause")), `pause ${name}`);
     const again = declared ? "It fires again; an interval counts from now." : "";
     const resume = named(button("Resume", () => this.act(`Resume ${name}?`, again, "Resume", name, "resume"), "strong"), `pause ${name}`);
     fire.disabled = !about.write || !declared;
-    pause.disabled = !about.write || standing === "missing";
+    pause.disabled = !about.write || standing === "missing" || Boolean(paused);
     resume.disabled = !about.write || !declared;
     return make("div", "actions", fire, standing === "paused" ? resume : pause, !about.write && make("span", "hint", "read-only"));
   }
