@@ -29,6 +29,16 @@ const PAGES = ({ flow, key }) => [
   ["find", "find", "#page-find .list li"],
   ["find-nothing", "find/text%3Dnobody-says-this", "#page-find .hint[role]"],
   ["publish", "publish", "#page-publish .types button"],
+  ["schedules", "schedules", "#page-schedules table"],
+  ["schedule", "schedules/tick", "#page-schedules .two .list a"],
+  ["rows", "rows", "#page-rows .groups button"],
+  ["table", "rows/orders", "#page-rows tbody a"],
+  ["row", "rows/orders/order-7", "#page-rows .fields input"],
+  ["row-nothing", "rows/orders/nobody", "#page-rows .problem"],
+  ["streams", "streams", "#page-streams table"],
+  ["stream", "streams/web", "#page-streams .messages li"],
+  ["stream-letters", "streams/dlq", "#page-streams .messages .why"],
+  ["stream-timers", "streams/timer", "#page-streams .messages li"],
   ["search", "search", "#page-search .hint"],
   ["search-id", `search/${flow}`, "#page-search .flow"],
   ["search-key", `search/${key}`, "#page-search .list li"],
@@ -63,6 +73,28 @@ function dialogs(page, crowd) {
     ["pause", async () => {
       await show(page, crowd, "map/invoice-step-8-01", "#panel .actions button");
       await page.locator("#panel .actions button", { hasText: "Pause" }).click();
+      await page.waitForSelector("#ask[open]");
+    }],
+    ["restart", async () => {
+      await show(page, crowd, "map/invoice-step-8-01", "#panel .actions button");
+      await page.locator("#panel .actions button", { hasText: "Restart" }).click();
+      await page.waitForSelector("#ask[open]");
+    }],
+    ["bounds", async () => {
+      await show(page, crowd, "map/order-step-0-00", "#panel .facts");
+      await page.locator("#panel summary", { hasText: "Set other bounds" }).click();
+      await page.locator("#panel .finding button").click();
+      await page.waitForSelector("#ask[open]");
+    }],
+    ["fire", async () => {
+      await show(page, crowd, "schedules/tick", "#page-schedules .two .list a");
+      await page.locator("#page-schedules .actions button", { hasText: "Fire now" }).click();
+      await page.waitForSelector("#ask[open]");
+    }],
+    ["change", async () => {
+      await show(page, crowd, "rows/orders/order-7", "#page-rows .fields input");
+      await page.fill('#page-rows [aria-label="Value of state"]', "open");
+      await page.locator("#page-rows button.strong").click();
       await page.waitForSelector("#ask[open]");
     }],
     ["drop", async () => {
@@ -302,6 +334,45 @@ export function accessTests(test, shoot) {
     await waitForFocus(page, "#page-publish select");
     await go(page, "#page-publish textarea");
     await go(page, "#page-publish button.strong, #page-publish button:disabled + button, #page-publish .types button");
+
+    // A schedule, a row and a stream, all with the keyboard.
+    await keyboard.press("Escape");
+    await page.evaluate(() => document.activeElement.blur());
+    await keyboard.press("6");
+    await page.waitForSelector("#page-schedules table");
+    await go(page, '#page-schedules [data-focus="schedule tick"]');
+    await keyboard.press("Enter");
+    await page.waitForSelector("#page-schedules .two .list a");
+    await waitForFocus(page, '#page-schedules [data-focus="schedule tick"]');
+    await go(page, '#page-schedules [data-focus="fire tick"]');
+    await keyboard.press("Enter");
+    await page.waitForSelector("#ask[open]");
+    await keyboard.press("Escape");
+    await waitForFocus(page, '#page-schedules [data-focus="fire tick"]');
+    await keyboard.press("7");
+    await page.waitForSelector("#page-rows .groups button");
+    await go(page, "#page-rows .groups button");
+    await keyboard.press("Enter");
+    await page.waitForSelector("#page-rows tbody a");
+    await go(page, "#page-rows tbody a");
+    await keyboard.press("Enter");
+    await page.waitForSelector("#page-rows .fields input");
+    await go(page, "#page-rows .fields input");
+    await keyboard.press("End");
+    await keyboard.type("1");
+    await go(page, "#page-rows button.strong");
+    await keyboard.press("Enter");
+    await page.waitForSelector("#ask[open]");
+    await keyboard.press("Escape");
+    await page.evaluate(() => document.activeElement.blur());
+    await keyboard.press("8");
+    await page.waitForSelector("#page-streams table");
+    await go(page, "#page-streams td a");
+    await keyboard.press("Enter");
+    await page.waitForSelector("#page-streams .messages li");
+    await go(page, "#page-streams .messages summary");
+    await keyboard.press("Enter");
+    await page.waitForSelector("#page-streams details[open]");
 
     // What is found.
     await keyboard.press("Escape");

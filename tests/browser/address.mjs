@@ -128,6 +128,40 @@ export function addressTests(test, shoot) {
     await page.context().close();
   });
 
+  test("schedules, rows and streams are links, with what is shown of them", async ({ browser, crowd }) => {
+    const page = await openPage(browser, crowd.url);
+    await login(page, crowd);
+    await page.goto(at(crowd, "schedules"));
+    await page.waitForSelector("#page-schedules table");
+    await keeps(page, () => page.click('#page-schedules [data-focus="schedule tick"]'), () => page.waitForSelector("#page-schedules .two"), () => isGone(page, "#page-schedules .two"));
+    assert.equal(hash(page), "#/schedules/tick");
+    await page.goto(at(crowd, "schedules/nobody"));
+    await saysText(page, "#page-schedules .problem", "nobody");
+    await page.goto(at(crowd, "rows"));
+    await keeps(page, () => page.click('#page-rows [data-focus="table orders"]'), () => page.waitForSelector("#page-rows tbody a"), () => saysText(page, "#page-rows .nothing", "Tables of this app"));
+    const first = await page.textContent("#page-rows tbody a");
+    await keeps(page, () => page.click("#page-rows .more-rows"), () => page.waitForFunction((before) => ![null, before].includes(document.querySelector("#page-rows tbody a")?.textContent ?? null), first), () => saysText(page, "#page-rows tbody a", first));
+    await page.fill("#page-rows .keyed input", "order-7");
+    await keeps(page, () => page.click("#page-rows .keyed button"), () => saysText(page, "#page-rows h2.row-key", "order-7"), () => page.waitForSelector("#page-rows tbody a"));
+    assert.equal(hash(page), "#/rows/orders/order-7");
+    // A key may hold anything, slashes too.
+    await page.fill("#page-rows .keyed input", "/a b/%2F?#");
+    await page.click("#page-rows .keyed button");
+    await saysText(page, "#page-rows .problem", "orders//a b/%2F?#");
+    await page.reload();
+    await saysText(page, "#page-rows .problem", "orders//a b/%2F?#");
+    await page.goto(at(crowd, "streams"));
+    await page.waitForSelector("#page-streams table");
+    const newest = (wanted) => saysText(page, "#page-streams .messages .top-line .hint", wanted);
+    await keeps(page, () => page.locator("#page-streams td a", { hasText: /^web$/ }).click(), () => newest("3"), () => page.waitForSelector("#page-streams table"));
+    await page.fill('#page-streams input[type="number"]', "2");
+    await keeps(page, () => page.click("#page-streams form button"), () => newest("2"), () => newest("3"));
+    assert.equal(hash(page), "#/streams/web?from=2");
+    await keeps(page, () => page.click('#page-streams [data-focus="subject web.page.viewed"]'), () => newest("1"), () => newest("2"));
+    assert.deepEqual(page.complaints, []);
+    await page.context().close();
+  });
+
   test("a wall shows the map and its head line alone", async ({ browser, crowd }) => {
     const page = await openPage(browser, crowd.url, { viewport: { width: 1920, height: 1080 } });
     await login(page, crowd);

@@ -90,6 +90,23 @@ test("a function tells its last hour and what failed", async ({ page }) => {
   await page.waitForFunction(() => /^\d\d:\d\d:\d\d/.test(document.querySelector("#panel .chart .legend-row span:last-child").textContent));
   await page.mouse.move(0, 0);
   await shoot(page, "function");
+  await page.click("#panel >> text=Set other bounds");
+  await page.locator("#panel .finding input").nth(1).fill("4");
+  await page.click("#panel .finding button");
+  await page.waitForSelector("#ask[open]");
+  await page.fill("#ask-why", "a sale");
+  await page.click("#ask-yes");
+  await page.waitForFunction(() => /1 to 4 workers on each machine, by ann@.*: a sale/.test(document.getElementById("panel").textContent));
+  await shoot(page, "bounds");
+  await page.click("#panel >> text=As oncue.toml says");
+  await page.waitForSelector("#ask[open]");
+  await page.click("#ask-yes");
+  await page.waitForFunction(() => !document.getElementById("panel").textContent.includes("a sale"));
+  // The crowd has no oncue up that could do it.
+  await page.click('#panel .actions >> text=Restart');
+  await page.waitForSelector("#ask[open]");
+  await page.click("#ask-yes");
+  await page.waitForFunction(() => document.querySelector("#panel .outcome")?.textContent.includes("no `oncue up` of this app runs"));
   await page.click('#panel .actions >> text=Pause');
   await page.waitForSelector("#ask[open]");
   await page.click("#ask-yes");
@@ -160,6 +177,75 @@ test("events are found by what they have in common, and the search is a link", a
   await shoot(page, "find");
   await page.reload();
   await page.waitForFunction(() => document.querySelectorAll("#page-find .list li").length === 2);
+});
+
+test("a schedule is fired by hand, paused and resumed", async ({ page, crowd }) => {
+  await page.goto(at(crowd, "schedules"));
+  await page.waitForSelector("#page-schedules table");
+  assert.match(await said(page, "#page-schedules table"), /month-end.*left over/);
+  await page.click('#page-schedules [data-focus="schedule tick"]');
+  await page.waitForSelector("#page-schedules .two .list a");
+  await shoot(page, "schedules");
+  const act = async (what, seen) => {
+    await page.click(`#page-schedules .actions >> text=${what}`);
+    await page.waitForSelector("#ask[open]");
+    await page.click("#ask-yes");
+    await page.waitForFunction((text) => document.getElementById("page-schedules").textContent.includes(text), seen);
+  };
+  await act("Fire now", "tick is fired");
+  await act("Pause", "Paused by ann@");
+  await shoot(page, "schedule-paused");
+  await act("Resume", "tick fires again");
+  await page.waitForFunction(() => !document.getElementById("page-schedules").textContent.includes("Paused by"));
+});
+
+test("a row is changed for a reason, and not over what somebody else wrote", async ({ page, browser, crowd }) => {
+  await page.goto(at(crowd, "rows/orders/order-11"));
+  await page.waitForSelector("#page-rows .fields");
+  assert.ok(await page.isDisabled("#page-rows button.strong"), "nothing is changed yet");
+  assert.doesNotMatch(await page.innerHTML("#page-rows"), /somebody/, "what is sensitive is hidden");
+  const other = await openPage(browser, crowd.url);
+  await login(other, crowd);
+  await other.goto(at(crowd, "rows/orders/order-11"));
+  await other.waitForSelector("#page-rows .fields");
+  const change = async (where, field, value) => {
+    await where.fill(`#page-rows [aria-label="Value of ${field}"]`, value);
+    await where.click("#page-rows button.strong");
+    await where.waitForSelector("#ask[open]");
+    await where.fill("#ask-why", "asked by the customer");
+    await where.click("#ask-yes");
+  };
+  await change(page, "state", "open");
+  await page.waitForFunction(() => document.getElementById("page-rows").textContent.includes("The row is changed: state"));
+  assert.match(await said(page, "#page-rows .list"), /asked by the customer.*state: paid → open.*ann@/);
+  await shoot(page, "row");
+  await change(other, "state", "void");
+  await other.waitForFunction(() => document.querySelector("#page-rows .outcome .bad")?.textContent.includes("has changed since"));
+  assert.equal(await other.inputValue('#page-rows [aria-label="Value of state"]'), "void", "what was written stays");
+  await shoot(other, "row-changed");
+  await other.click("text=Show it as it is now");
+  await other.waitForFunction(() => document.querySelector('#page-rows [aria-label="Value of state"]')?.value === "open");
+  await change(page, "items", "many");
+  await page.waitForFunction(() => document.querySelector("#page-rows .outcome .bad")?.textContent.includes("of another kind"));
+  assert.deepEqual(other.complaints, []);
+  await other.context().close();
+});
+
+test("a stream is read backwards", async ({ page, crowd }) => {
+  await page.goto(at(crowd, "streams"));
+  await page.waitForSelector("#page-streams table");
+  await shoot(page, "streams");
+  await page.goto(at(crowd, "streams/shop00"));
+  await page.waitForFunction(() => document.querySelectorAll("#page-streams .messages li").length === 25);
+  const last = async () => Number(await page.locator("#page-streams .messages .top-line .hint").last().textContent());
+  const before = await last();
+  await page.click("#page-streams >> text=Older");
+  await page.waitForFunction((end) => Number(document.querySelector("#page-streams .messages .top-line .hint")?.textContent) === end - 1, before);
+  await page.locator("#page-streams .messages summary").first().click();
+  assert.match(await page.locator("#page-streams pre.json").first().textContent(), /"number": \d+/);
+  await shoot(page, "stream");
+  await page.click("#page-streams >> text=Newest");
+  await page.waitForFunction((end) => Number(document.querySelector("#page-streams .messages .top-line .hint")?.textContent) > end, before);
 });
 
 test("what is wrong is listed, and kept silent for a while", async ({ page, crowd }) => {

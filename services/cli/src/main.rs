@@ -10,7 +10,6 @@ mod services;
 mod settings;
 mod terminal;
 mod when;
-mod zone;
 
 use std::process::ExitCode;
 
@@ -24,7 +23,7 @@ use crate::terminal::paint;
 use crate::verbs::{
     apply, audit, backup, check, completions, demo, dev, dlq, docs, doctor, find, flow, health,
     keys, logs, man, map, new, pause, ps, publish, recover, remove, restart, restore, rights,
-    schedule, state, tail, tend, test, top,
+    scale, schedule, state, tail, tend, test, top,
 };
 
 /// Runs functions on your own machines: each acts on its event, owns its state, and emits what follows.
@@ -76,7 +75,7 @@ enum Verb {
     Logs(logs::Args),
     /// Write the AsyncAPI document of all events and functions.
     Docs(docs::Args),
-    /// Schedules: when they fire next.
+    /// Schedules: when they fire next; fire one now, pause or resume it.
     #[command(subcommand)]
     Schedule(schedule::Verb),
     /// Show who may do what on NATS and Redis, and why; or write it as configuration of the servers.
@@ -100,6 +99,8 @@ enum Verb {
     Restore(restore::Args),
     /// Replace the processes that `oncue up` runs by new ones, one after the other.
     Restart(restart::Args),
+    /// Give a function other bounds of its workers than oncue.toml, while everything runs.
+    Scale(scale::Args),
     /// Have functions get no event for a while; all of them wait.
     Pause(pause::Args),
     /// Give functions that are paused their events again.
@@ -127,10 +128,12 @@ impl Verb {
             | Self::Recover(_)
             | Self::Restart(_)
             | Self::Restore(_)
+            | Self::Scale(_)
             | Self::Pause(_)
             | Self::Resume(_)
             | Self::Remove(_) => true,
             Self::Keys(verb) => verb.changes_an_app(),
+            Self::Schedule(verb) => verb.changes_an_app(),
             Self::Dlq(verb) => verb.changes_an_app(),
             _ => false,
         }
@@ -197,6 +200,7 @@ async fn run(Cli { global, verb }: Cli) -> Result<u8, Failure> {
         Verb::Backup(args) => backup::run(&args, &settings).await,
         Verb::Restore(args) => restore::run(&args, &settings).await,
         Verb::Restart(args) => restart::run(&args, &settings).await,
+        Verb::Scale(args) => scale::run(&args, &settings).await,
         Verb::Pause(args) => pause::run(&args, &settings).await,
         Verb::Resume(args) => pause::resume(&args, &settings).await,
         Verb::Remove(args) => remove::run(&args, &settings).await,

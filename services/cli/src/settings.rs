@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use oncue_admin::flows::clock;
 use oncue_admin::topology::Topology;
 use oncue_core::bus::Bus;
 use oncue_core::config::{Config, Role};
@@ -13,7 +14,6 @@ use oncue_proto::Catalog;
 
 use crate::exit::Failure;
 use crate::terminal::paint::remark;
-use crate::zone;
 
 /// Flags every verb takes. A flag wins over its variable, and that over the configuration.
 #[derive(Args)]
@@ -67,7 +67,7 @@ impl Global {
     pub fn settings(self) -> Result<Settings, Failure> {
         let (text, path) = read(self.config.as_deref())?;
         let config = Config::parse(&text, path.as_deref(), |name| self.variable(name))
-            .and_then(|config| zone::check(&config).map(|()| config))
+            .and_then(|config| clock::check(&config).map(|()| config))
             .map_err(|e| Failure::usage(format_args!("the configuration has mistakes\n{e}")))?;
         let build = config.build.as_ref();
         let built = build.map(|build| config.beside(&build.programs));

@@ -22,6 +22,7 @@ mod servers;
 
 // Workers of the functions.
 mod autoscaler;
+mod bounds;
 mod pool;
 mod sample;
 mod scale;
@@ -264,8 +265,14 @@ impl Launch {
                     self.renew_rights(credentials, nats.as_deref(), &store)
                         .await
                 });
+                let config = &self.settings.config;
+                let bounds = bounds::follow(&bus, &pools, config, &supervisor.log);
                 tokio::select! {
                     never = autoscaler.run() => match never {},
+                    ended = bounds => match ended {
+                        Ok(never) => match never {},
+                        Err(failure) => failure,
+                    },
                     never = tend(upkeep, &supervisor.log) => match never {},
                     ended = restarts => match ended {
                         Ok(never) => match never {},
@@ -311,6 +318,9 @@ impl Launch {
         let pools = Arc::new(Mutex::new(pools));
         let store = settings.store().await?;
         let upkeep = Upkeep::new(&bus, &store, &settings.config);
+        // Before the first worker starts, so that none starts that is not to be.
+        let taken = bounds::take_over(&bus, &pools, &settings.config, &supervisor.log).await;
+        taken.map_err(Failure::silent)?;
         let mut autoscaler = Autoscaler::new(supervisor, bus.clone(), store.clone(), pools.clone());
         autoscaler.begin().await;
         service::answer(&bus, &pools).await?;

@@ -29,6 +29,7 @@ pub mod restore;
 pub mod recover;
 pub mod remove;
 pub mod restart;
+pub mod scale;
 pub mod schedule;
 pub mod completions;
 pub mod man;

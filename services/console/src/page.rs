@@ -11,7 +11,7 @@ const STYLE: &str = "text/css; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 const PICTURE: &str = "image/svg+xml";
 
-const ASSETS: [(&str, &str, &[u8]); 19] = [
+const ASSETS: [(&str, &str, &[u8]); 22] = [
     ("console.css", STYLE, include_bytes!("page/console.css")),
     ("parts.css", STYLE, include_bytes!("page/parts.css")),
     ("main.js", SCRIPT, include_bytes!("page/main.js")),
@@ -28,6 +28,9 @@ const ASSETS: [(&str, &str, &[u8]); 19] = [
     ("log.js", SCRIPT, include_bytes!("page/log.js")),
     ("news.js", SCRIPT, include_bytes!("page/news.js")),
     ("publish.js", SCRIPT, include_bytes!("page/publish.js")),
+    ("rows.js", SCRIPT, include_bytes!("page/rows.js")),
+    ("schedules.js", SCRIPT, include_bytes!("page/schedules.js")),
+    ("streams.js", SCRIPT, include_bytes!("page/streams.js")),
     ("search.js", SCRIPT, include_bytes!("page/search.js")),
     ("dagre.js", SCRIPT, include_bytes!("../vendor/dagre.js")),
     ("icon.svg", PICTURE, include_bytes!("page/icon.svg")),

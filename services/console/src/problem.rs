@@ -23,6 +23,7 @@ pub const READ_ONLY: Kind = Kind::new(
     "This console only looks",
 );
 pub const GONE: Kind = Kind::new(StatusCode::CONFLICT, "gone", "Not what it was any more");
+pub const REFUSED: Kind = Kind::new(StatusCode::CONFLICT, "refused", "Not possible as it is");
 pub const INTERNAL: Kind = Kind::new(
     StatusCode::INTERNAL_SERVER_ERROR,
     "internal",

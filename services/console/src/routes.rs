@@ -8,8 +8,8 @@ use axum::routing::{get, post};
 use oncue_http::problem::{method_not_allowed, not_found};
 
 use crate::api::{
-    actions, doctor, drift, events, find, flow, function, letters, logs, notices, pause, publish,
-    recent, search,
+    actions, bounds, doctor, drift, events, find, flow, function, letters, logs, notices, pause,
+    publish, recent, restart, rows, schedules, search, streams,
 };
 use crate::{App, access, guard, live, metrics, page};
 
@@ -44,6 +44,14 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/api/doctor", get(doctor::get))
         .route("/api/logs", get(logs::get))
         .route("/api/notices", get(notices::list))
+        .route("/api/schedules", get(schedules::list))
+        .route("/api/schedules/{name}", get(schedules::one))
+        .route("/api/streams", get(streams::list))
+        .route("/api/streams/{name}", get(streams::one))
+        .route("/api/streams/{name}/messages", get(streams::messages))
+        .route("/api/tables", get(rows::tables))
+        .route("/api/tables/{table}", get(rows::list))
+        .route("/api/tables/{table}/row", get(rows::one))
         .route("/api/jobs/{id}", get(actions::job))
         .layer(from_fn_with_state(app.clone(), guard::reader));
     let measure = Router::new()
@@ -52,7 +60,14 @@ pub fn router(app: Arc<App>) -> Router {
     let write = Router::new()
         .route("/api/functions/{name}/pause", post(pause::pause))
         .route("/api/functions/{name}/resume", post(pause::resume))
+        .route("/api/functions/{name}/restart", post(restart::restart))
+        .route("/api/functions/{name}/bounds", post(bounds::set))
+        .route("/api/functions/{name}/bounds/reset", post(bounds::reset))
         .route("/api/notices/silence", post(notices::silence))
+        .route("/api/schedules/{name}/fire", post(schedules::fire))
+        .route("/api/schedules/{name}/pause", post(schedules::pause))
+        .route("/api/schedules/{name}/resume", post(schedules::resume))
+        .route("/api/tables/{table}/row", post(rows::edit))
         .route("/api/publish", post(publish::publish))
         .route("/api/publish/try", post(publish::attempt))
         .route("/api/letters/try", post(actions::attempt))

@@ -127,7 +127,7 @@ pub fn of_publish(e: PublishError) -> Problem {
         PublishError::Full(_) => FULL,
         PublishError::Unable(_) => UNABLE,
         PublishError::Unknown(_) => UNKNOWN,
-        PublishError::NoStream(_) | PublishError::Refused(_) => AWAY,
+        PublishError::NoStream(_) | PublishError::Refused(_) | PublishError::Outdated(_) => AWAY,
     };
     Problem::new(kind, e.to_string())
 }

@@ -11,12 +11,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use oncue_core::app::AppName;
+use oncue_core::bus::layout::Mode;
 use oncue_core::bus::{Bus, layout};
-use oncue_core::config::{Limits, Size, StreamConfig};
+use oncue_core::config::{Config, Limits, Size, StreamConfig};
+use oncue_core::contract;
+use oncue_core::store::Keys;
 use oncue_proto::Format;
 use oncue_proto::event::{self, Meta};
 use oncue_proto::oncue::v1::{DeadLetter, Envelope, Header};
-use oncue_tests::cluster::{Cluster, free_port};
+use oncue_tests::cluster::{Cluster, free_port, named};
 use prost::Message as _;
 use serde_json::json;
 
@@ -24,6 +27,19 @@ const TOKEN: &str = "the-token-of-the-crowd";
 /// Functions in a row; each row has a stream of its own.
 const ROW: usize = 10;
 const NOUNS: [&str; 5] = ["order", "invoice", "parcel", "ticket", "account"];
+
+/// Table of the first function, and rows in it.
+const TABLE: &str = "orders";
+const ROWS: usize = 130;
+
+const CONFIG: &str = "[console]\nwrite = true\n\
+    [functions.invoice-step-8-01]\nmax = 2\n\
+    [functions.order-step-0-00]\n[functions.order-step-1-00]\n[functions.order-step-2-00]\n\
+    [[schedule]]\nname = \"close-of-day\"\nfunction = \"order-step-0-00\"\ncron = \"0 30 18 * * mon-fri\"\nzone = \"Europe/Berlin\"\n\
+    [[schedule]]\nname = \"tick\"\nfunction = \"order-step-1-00\"\nevery = \"2s\"\n";
+/// Declared by an earlier file.
+const OLD: &str =
+    "[[schedule]]\nname = \"month-end\"\nfunction = \"order-step-2-00\"\ncron = \"@monthly\"\n";
 
 /// One function of the crowd.
 struct Member {
@@ -68,7 +84,7 @@ async fn main() {
             .unwrap_or(default)
     };
     let (count, rate) = (argument(1, 200), argument(2, 10_000));
-    let mut cluster = Cluster::new("[console]\nwrite = true\n").await;
+    let mut cluster = Cluster::new(CONFIG).await;
     let port = free_port();
     cluster.set("ONCUE_CONSOLE_LISTEN", &format!("127.0.0.1:{port}"));
     cluster.set("ONCUE_CONSOLE_TOKEN", TOKEN);
@@ -77,6 +93,7 @@ async fn main() {
         .expect("NATS");
     let members = Arc::new(crowd(count as usize));
     furnish(&bus, &members).await;
+    keep_state(&cluster, &bus).await;
     for verb in ["INFO", "STATS"] {
         tokio::spawn(answer(bus.clone(), members.clone(), verb));
     }
@@ -126,6 +143,38 @@ async fn furnish(bus: &Bus, members: &[Member]) {
     }
 }
 
+/// The contract of the stories, schedules, one of which nobody declares any more, and rows of a table.
+async fn keep_state(cluster: &Cluster, bus: &Bus) {
+    let contract = oncue_app_events::DESCRIPTORS.to_vec();
+    let stored = contract::store(bus, "order-step-0-00", contract).await;
+    stored.expect("the contract of what the stories tell");
+    let old = named(&format!("{CONFIG}{OLD}"));
+    let old = Config::parse(&old, None, |_| None).expect("a configuration");
+    let set = bus.ensure_schedules(&old, Mode::Apply).await;
+    set.expect("schedules");
+    // Brings the functions by which a row is changed.
+    cluster.store().await;
+    for number in 0..ROWS {
+        let row = Keys::default().row(TABLE, &format!("order-{number}"));
+        let count = number.to_string();
+        let last = format!(r#"{{"page":"door-{number}","visitor":"somebody"}}"#);
+        cluster.redis_cli(&[
+            "HSET",
+            &row,
+            "items",
+            &count,
+            "state",
+            "paid",
+            "visitor",
+            "somebody",
+            "last",
+            &last,
+            "_v",
+            "1700000000000000",
+        ]);
+    }
+}
+
 async fn answer(bus: Bus, members: Arc<Vec<Member>>, verb: &str) {
     let mut asked = bus
         .subscribe(&format!("$SRV.{verb}"))
@@ -139,7 +188,7 @@ async fn answer(bus: Bus, members: Arc<Vec<Member>>, verb: &str) {
         for member in members.iter().filter(|member| member.running) {
             let handled = member.handled.load(Ordering::Relaxed);
             let manifest = json!({ "name": member.name, "version": "1.0.0", "stream": member.stream, "triggers": [member.trigger],
-                "filters": layout::filters(&[&member.trigger]), "table": null, "emits": member.emits, "limits": limits });
+                "filters": layout::filters(&[&member.trigger]), "table": (member.name == "order-step-0-00").then_some(TABLE), "emits": member.emits, "limits": limits });
             let counts = [handled / 4, handled / 2, handled / 5, handled / 50, 0];
             let body = json!({ "name": member.name, "id": format!("{}-1", member.name), "version": "1.0.0",
                 "started": event::format_time(event::now_ms()),

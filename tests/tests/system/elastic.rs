@@ -275,6 +275,117 @@ async fn a_function_sees_no_secret_of_others() {
     assert_eq!(up.stop().await, Some(0));
 }
 
+fn scale(cluster: &Cluster, args: &[&str]) -> String {
+    let output = cluster.output("oncue", &[&["scale"], args].concat());
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    format!("{}: {text}", output.status.code().unwrap_or(-1))
+}
+
+async fn until_replicas(cluster: &Cluster, count: u64) {
+    until(&format!("{count} workers"), async || {
+        (ps(cluster, "misbehave")["replicas"] == count).then_some(())
+    })
+    .await;
+}
+
+/// Bounds that somebody sets hold at once, over a restart of `oncue up`, and until they are taken away; workers that are too many lose
+/// nothing of what they have in flight.
+#[tokio::test]
+async fn bounds_that_are_set_hold_until_they_are_taken_away() {
+    let mut cluster =
+        small_cluster("[functions.misbehave]\nconcurrency = 1\n[functions.record]\n").await;
+    let mut up = cluster.up().await;
+    until_replicas(&cluster, 1).await;
+    for (args, said) in [
+        (&["nobody", "--max", "2", "--reason", "x"][..], "2: "),
+        (&["misbehave", "--reason", "x"], "say --min"),
+        (&["misbehave", "--max", "2"], "--reason"),
+        (&["misbehave", "--max", "0", "--reason", "x"], "2: "),
+        (
+            &["misbehave", "--min", "3", "--max", "2", "--reason", "x"],
+            "more than max",
+        ),
+        (
+            &["misbehave", "--max", "257", "--reason", "x"],
+            "more than 256",
+        ),
+    ] {
+        let text = scale(&cluster, args);
+        assert!(text.contains(said), "{args:?}: {text}");
+    }
+    let text = scale(&cluster, &["misbehave", "--min", "3", "--reason", "a sale"]);
+    assert!(
+        text.starts_with("0: ") && text.contains("3 to 3 workers"),
+        "{text}"
+    );
+    until_replicas(&cluster, 3).await;
+    let line = ps(&cluster, "misbehave");
+    assert_eq!(
+        (&line["min"], &line["max"], &line["set_bounds"]["reason"]),
+        (&json!(3), &json!(3), &json!("a sale"))
+    );
+    assert_eq!(ps(&cluster, "record")["set_bounds"], Value::Null);
+    let shown = cluster.output("oncue", &["ps"]);
+    let shown = [shown.stdout, shown.stderr].concat();
+    assert!(String::from_utf8_lossy(&shown).contains("oncue scale misbehave --reset"));
+    assert_eq!(up.stop().await, Some(0));
+
+    // They are known before the first worker starts.
+    let mut up = cluster.up().await;
+    up.wait_for_line("misbehave has 3 to 3 workers").await;
+    until_replicas(&cluster, 3).await;
+
+    // Fewer, while all of them are busy: what they have in flight is done once.
+    let bus = cluster.bus().await;
+    cluster.plain_publish((0..30).map(|n| told(&format!("/s{n}"), "slow:400")));
+    up.wait_for_line("ready in").await;
+    let text = scale(
+        &cluster,
+        &[
+            "misbehave",
+            "--min",
+            "1",
+            "--max",
+            "1",
+            "--reason",
+            "enough",
+        ],
+    );
+    assert!(text.starts_with("0: "), "{text}");
+    up.wait_for_line("3 -> 1 workers: no more are allowed")
+        .await;
+    until_replicas(&cluster, 1).await;
+    cluster.drained(&bus, "web", "misbehave").await;
+    let store = cluster.store().await;
+    for n in 0..30 {
+        let page = format!("/s{n}");
+        assert_eq!(
+            cluster.field(&store, "tallies", &page, "count").await,
+            "1",
+            "{page}"
+        );
+    }
+    let info = bus.consumer_info("web", "misbehave").await;
+    let delivered = info.expect("a consumer").delivered.consumer_seq;
+    assert_eq!(
+        delivered, 30,
+        "nothing was given twice, so nothing was cut off"
+    );
+    let text = scale(
+        &cluster,
+        &["misbehave", "--max", "2", "--min", "2", "--reason", "more"],
+    );
+    assert!(text.starts_with("0: "), "{text}");
+    until_replicas(&cluster, 2).await;
+    let text = scale(&cluster, &["misbehave", "--reset"]);
+    assert!(text.starts_with("0: "), "{text}");
+    up.wait_for_line("as oncue.toml says").await;
+    until_replicas(&cluster, 1).await;
+    assert_eq!(ps(&cluster, "misbehave")["set_bounds"], Value::Null);
+    assert_eq!(up.stop().await, Some(0));
+}
+
 /// Folder with the programs that `oncue up` of these functions needs, so that one of them can be replaced.
 fn programs(cluster: &Cluster, functions: &[&str]) -> std::path::PathBuf {
     let folder = cluster.dir.join("bin");

@@ -132,7 +132,20 @@ impl<'s> Autoscaler<'s> {
         self.act(function);
     }
 
+    /// Starts and stops workers of functions for which somebody has set other bounds, whatever a look would say.
+    fn keep_bounds(&self) {
+        let outside: Vec<String> = {
+            let pools = self.pools.lock();
+            let outside = pools.values().filter(|pool| !pool.is_within_bounds());
+            outside.map(|pool| pool.name.clone()).collect()
+        };
+        for function in outside {
+            self.act(&function);
+        }
+    }
+
     async fn look(&mut self) {
+        self.keep_bounds();
         let subjects = self.subjects();
         let now = self.began.elapsed();
         let samples = match timeout(LOOK_TIMEOUT, self.sampler.look(&subjects, now)).await {
@@ -221,7 +234,15 @@ impl<'s> Autoscaler<'s> {
         let now = self.began.elapsed();
         let mut pools = self.pools.lock();
         let pool = pools.get_mut(function)?;
+        let surplus = pool.retire_surplus();
         let count = pool.count();
+        if surplus > 0 {
+            let left = count.have;
+            let before = left + surplus;
+            self.note(&format!(
+                "{function} {before} -> {left} workers: no more are allowed"
+            ));
+        }
         match decide(&pool.history, count, &pool.limits, now) {
             Decision::Stay => pool.waits = None,
             Decision::Wait(why) => {

@@ -83,6 +83,20 @@ impl Pool {
         self.count().have > 0
     }
 
+    /// Whether there are as many as there may be.
+    pub fn is_within_bounds(&self) -> bool {
+        let scale = self.limits.scale;
+        (scale.min..=scale.max).contains(&self.count().have)
+    }
+
+    /// Tells those to stop that are more than there may be, the newest first; they finish what they have in flight. Returns how many.
+    pub fn retire_surplus(&mut self) -> u32 {
+        let max = self.limits.scale.max as usize;
+        let surplus: Vec<u32> = self.active().skip(max).map(|one| one.number).collect();
+        self.retire(&surplus);
+        surplus.len() as u32
+    }
+
     /// Whether there is nobody, and there may be somebody once there is work.
     pub fn is_asleep(&self) -> bool {
         !self.is_awake() && !self.limits.scale.is_fixed()

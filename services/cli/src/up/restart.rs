@@ -6,9 +6,8 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use oncue_core::app::AppName;
+use oncue_admin::services::restart::{RestartProgress, RestartRequest, subject};
 use oncue_core::bus::Bus;
-use serde::{Deserialize, Serialize};
 use tokio::time::{sleep, timeout};
 
 use super::autoscaler::Pools;
@@ -24,23 +23,6 @@ const END_TIMEOUT: Duration = Duration::from_mins(1);
 /// Pause between two looks at a process.
 const POLL: Duration = Duration::from_millis(20);
 
-/// Subject on which every `oncue up` of an app hears requests.
-pub fn subject(app: &AppName) -> String {
-    format!("oncue.restart.{app}")
-}
-
-/// Request, as JSON.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Request {
-    /// The `oncue up` that is meant, by the id under which it answers on `$SRV`.
-    pub supervisor: String,
-    /// Functions to restart; empty for all.
-    pub functions: Vec<String>,
-    /// Replace the credentials, and no process.
-    #[serde(default)]
-    pub rotate: bool,
-}
-
 /// Credentials at a renewal of rights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Credentials {
@@ -48,24 +30,6 @@ pub enum Credentials {
     Keep,
     /// New ones for everybody.
     Replace,
-}
-
-/// Answer, as JSON; several to a request, the last of which is [`Progress::Done`] or [`Progress::Failed`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase", tag = "is")]
-pub enum Progress {
-    /// A new process is about to start.
-    Starting { worker: String, replaces: String },
-    /// New process that is ready, while the one before it finishes what it has in flight.
-    Ready { worker: String, replaces: String },
-    /// All processes are replaced.
-    Done { replaced: u32 },
-    /// A new process did not become ready; everything behind it is as it was.
-    Failed {
-        worker: String,
-        why: String,
-        replaced: u32,
-    },
 }
 
 /// Answers requests, one after the other, until it is dropped; `renew` is called before each.
@@ -86,7 +50,7 @@ pub async fn serve(
         let Some(reply) = request.reply else {
             continue;
         };
-        let Ok(request) = serde_json::from_slice::<Request>(&request.payload) else {
+        let Ok(request) = serde_json::from_slice::<RestartRequest>(&request.payload) else {
             continue;
         };
         if request.supervisor != id {
@@ -100,8 +64,8 @@ pub async fn serve(
         };
         if request.rotate {
             let progress = match renew(Credentials::Replace).await {
-                Ok(()) => Progress::Done { replaced: 0 },
-                Err(e) => Progress::Failed {
+                Ok(()) => RestartProgress::Done { replaced: 0 },
+                Err(e) => RestartProgress::Failed {
                     worker: "oncue up".to_owned(),
                     why: e.what,
                     replaced: 0,
@@ -146,7 +110,7 @@ impl Restart<'_> {
                         self.supervisor
                             .log
                             .warn(&format!("restart stopped: {worker} {why}"));
-                        let failed = Progress::Failed {
+                        let failed = RestartProgress::Failed {
                             worker,
                             why,
                             replaced,
@@ -156,7 +120,7 @@ impl Restart<'_> {
                 }
             }
         }
-        self.tell(&Progress::Done { replaced }).await;
+        self.tell(&RestartProgress::Done { replaced }).await;
     }
 
     /// Workers of a function as they are now; those that start meanwhile are new anyway.
@@ -181,7 +145,7 @@ impl Restart<'_> {
         self.supervisor
             .log
             .note(&format!("restart: {worker} replaces {replaces}"));
-        self.tell(&Progress::Starting {
+        self.tell(&RestartProgress::Starting {
             worker: worker.clone(),
             replaces: replaces.clone(),
         })
@@ -194,13 +158,14 @@ impl Restart<'_> {
             return Err((worker, why));
         }
         replacement.old.status.retire();
-        self.tell(&Progress::Ready { worker, replaces }).await;
+        self.tell(&RestartProgress::Ready { worker, replaces })
+            .await;
         let _ = timeout(END_TIMEOUT, until_gone(&replacement.old.status)).await;
         Ok(())
     }
 
     /// Nobody may be there any more to hear it.
-    async fn tell(&self, progress: &Progress) {
+    async fn tell(&self, progress: &RestartProgress) {
         let body = serde_json::to_vec(progress).unwrap_or_default();
         let _ = self
             .bus

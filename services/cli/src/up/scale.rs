@@ -164,7 +164,8 @@ pub fn decide(
         };
     };
     let Sample { lag, in_flight, .. } = last.sample;
-    let wanted = wanted.workers;
+    // What was needed is of the bounds of then, which may have been others.
+    let wanted = wanted.workers.clamp(min, max);
     if wanted > have {
         let each = limits.concurrency;
         let why = format!(
@@ -176,7 +177,8 @@ pub fn decide(
         }
         return Decision::Start(wanted - have, why);
     }
-    let peak = history.peaks.front().map_or(wanted, |peak| peak.workers);
+    let peak = history.peaks.front();
+    let peak = peak.map_or(wanted, |peak| peak.workers.clamp(min, max));
     if peak < have && now.saturating_sub(history.since) >= idle {
         let idle = humantime::format_duration(idle);
         return Decision::Stop(

@@ -555,12 +555,19 @@ fn schedules(config: &Config, touched: Vec<ScheduleChange>, mode: Mode) -> Vec<C
         .schedules
         .iter()
         .map(|schedule| format!("schedule {} {}", schedule.name(), schedule.rule()));
-    let untouched = wanted.filter(|what| !touched.contains(&ScheduleChange::Made(what.clone())));
+    let untouched = wanted.filter(|what| {
+        !touched.contains(&ScheduleChange::Made(what.clone()))
+            && !touched.contains(&ScheduleChange::Paused(what.clone()))
+    });
     let mut changes: Vec<Change> = untouched
         .map(|what| Change::new(what, ChangeAction::Same))
         .collect();
     changes.extend(touched.into_iter().map(|change| match change {
         ScheduleChange::Made(what) => Change::new(what, ChangeAction::Create),
+        ScheduleChange::Paused(what) => {
+            let paused = format!("{what}, paused: it fires nothing until it is resumed");
+            Change::new(paused, ChangeAction::Same)
+        }
         ScheduleChange::LeftOver(what) if mode == Mode::Prune => {
             Change::new(what, ChangeAction::Remove)
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anstyle::Style;
 use oncue_admin::consumers;
 use oncue_admin::functions::{FunctionState, Overview};
+use oncue_admin::services::bounds::{self, SetBounds};
 use oncue_core::bus::Bus;
 use oncue_core::config::{FunctionConfig, Scale};
 use serde::Serialize;
@@ -36,6 +37,8 @@ struct FunctionRow {
     /// Bounds within which `oncue up` scales; none for a function oncue.toml does not name.
     min: Option<u32>,
     max: Option<u32>,
+    /// Bounds that somebody has set in place of those of oncue.toml.
+    set_bounds: Option<SetBounds>,
     /// Events not yet handed to any worker.
     pending: u64,
     /// Events handed out and not yet acknowledged.
@@ -58,17 +61,18 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let overview = Overview::read(&bus, REPLY_GAP)
         .await
         .map_err(Failure::silent)?;
+    let mut set = bounds::all(&bus).await.map_err(Failure::silent)?;
     let declared = &settings.config.functions;
     // Declared ones also where nobody runs them: what is missing is what one looks for.
     let names: BTreeSet<&String> = declared.keys().chain(overview.running()).collect();
     let lines: Vec<FunctionRow> = names
         .into_iter()
         .map(|name| {
-            line(
-                name,
-                declared.get(name).map(FunctionConfig::scale),
-                &overview,
-            )
+            let scale = declared.get(name).map(FunctionConfig::scale);
+            FunctionRow {
+                set_bounds: set.remove(name),
+                ..line(name, scale, &overview)
+            }
         })
         .collect();
     if args.json {
@@ -77,6 +81,9 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         say(table(&lines));
         for complaint in lines.iter().filter_map(complaint) {
             remark(complaint);
+        }
+        for set in lines.iter().filter_map(bounds_remark) {
+            remark(set);
         }
     }
     // Silence of all of them is an exit code of its own, for scripts that wait for a start.
@@ -114,6 +121,7 @@ fn line(name: &str, scale: Option<Scale>, overview: &Overview) -> FunctionRow {
         replicas: status.workers.len() as u64,
         min: kept.map(|kept| kept.min).or(scale.map(|scale| scale.min)),
         max: kept.map(|kept| kept.max).or(scale.map(|scale| scale.max)),
+        set_bounds: None,
         pending: info.num_pending,
         in_flight: info.num_ack_pending,
         redelivered: info.num_redelivered,
@@ -189,6 +197,21 @@ fn row(line: &FunctionRow) -> Vec<Cell> {
 /// A number that should be 0.
 fn bad(n: u64) -> Cell {
     number(n).style(if n > 0 { BAD } else { DIM })
+}
+
+/// Sentence about a function that has other bounds than oncue.toml says.
+fn bounds_remark(line: &FunctionRow) -> Option<String> {
+    let name = &line.function;
+    let SetBounds {
+        min,
+        max,
+        by,
+        reason,
+        ..
+    } = line.set_bounds.as_ref()?;
+    Some(format!(
+        "{name}: {min} to {max} workers on each machine, as {by} has set it ({reason}); `oncue scale {name} --reset` takes that away"
+    ))
 }
 
 /// Sentence about a function that needs somebody.

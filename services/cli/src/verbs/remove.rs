@@ -9,6 +9,7 @@ use oncue_admin::changes::set_aside::Withdrawal;
 use oncue_admin::changes::waiting::{self, Waiter};
 use oncue_admin::dead_letters;
 use oncue_admin::functions::Overview;
+use oncue_admin::services::bounds;
 use oncue_core::bus::Bus;
 use oncue_core::bus::info::ConsumerInfo;
 use oncue_core::contract;
@@ -89,6 +90,8 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     forgotten.map_err(Failure::silent)?;
     let forgotten = contract::store(&bus, function, Vec::new()).await;
     forgotten.map_err(Failure::silent)?;
+    let unbound = bounds::take_away(&bus, function).await;
+    unbound.map_err(Failure::silent)?;
     say(format_args!(
         "- seen-marks, registration and contract of {function}"
     ));

@@ -1,8 +1,7 @@
 //! `oncue restart`: has every `oncue up` of the app replace the processes of functions, one after the other.
 
-use std::time::Duration;
-
 use oncue_admin::services;
+use oncue_admin::services::restart::{self, RestartError, RestartProgress, RestartRequest};
 use oncue_core::bus::Bus;
 
 use super::apply;
@@ -10,10 +9,6 @@ use crate::exit::{self, Failure};
 use crate::manifests;
 use crate::settings::Settings;
 use crate::terminal::paint::{DIM, GOOD, paint, say};
-use crate::up::restart::{Progress, Request, subject};
-
-/// Silence after which an `oncue up` is taken for gone: it says at least once in that time how far it is.
-const SILENCE: Duration = Duration::from_mins(2);
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -47,7 +42,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let mut replaced = 0;
     // One machine after the other, too: what fails on the first is not tried on the second.
     for supervisor in found {
-        let request = Request {
+        let request = RestartRequest {
             supervisor,
             functions: args.functions.clone(),
             rotate: false,
@@ -66,7 +61,7 @@ pub async fn rotate(settings: &Settings) -> Result<u8, Failure> {
     let bus = settings.bus().await?;
     let advice = "servers that something else runs have their own way, see deploy/SECURITY.md";
     for supervisor in supervisors(&bus, advice).await? {
-        let request = Request {
+        let request = RestartRequest {
             supervisor,
             functions: Vec::new(),
             rotate: true,
@@ -92,39 +87,21 @@ async fn supervisors(bus: &Bus, advice: &str) -> Result<Vec<String>, Failure> {
 }
 
 /// Asks one `oncue up`, says what it says, and returns the number of processes it has replaced.
-async fn ask(request: &Request, bus: &Bus) -> Result<u32, Failure> {
-    let supervisor = &request.supervisor;
-    let body = serde_json::to_vec(request).unwrap_or_default();
-    let answers = bus.question(&subject(bus.app()), body.into()).await;
-    let mut answers = answers.map_err(Failure::silent)?;
-    loop {
-        let answer = tokio::time::timeout(SILENCE, answers.next()).await;
-        let Ok(Some(answer)) = answer else {
-            return Err(Failure::silent(format_args!(
-                "{supervisor} does not say how far it is"
-            )));
-        };
-        match serde_json::from_slice(&answer.payload) {
-            Ok(Progress::Starting { worker, replaces }) => say(paint(
-                DIM,
-                format_args!("  {worker} starts beside {replaces}"),
-            )),
-            Ok(Progress::Ready { worker, replaces }) => say(format_args!(
-                "  {worker} is ready; {replaces} finishes what it has in flight"
-            )),
-            Ok(Progress::Done { replaced }) => return Ok(replaced),
-            Ok(Progress::Failed {
-                worker,
-                why,
-                replaced,
-            }) => {
-                let what = format!("{worker} {why}");
-                return Err(Failure::failed(what).advise(format!(
-                    "{replaced} processes were replaced before it; the others run on as they were"
-                )));
-            }
-            // Of another version, which says more than is known here.
-            Err(_) => {}
-        }
-    }
+async fn ask(request: &RestartRequest, bus: &Bus) -> Result<u32, Failure> {
+    let asked = restart::ask(request, bus, |progress| match progress {
+        RestartProgress::Starting { worker, replaces } => say(paint(
+            DIM,
+            format_args!("  {worker} starts beside {replaces}"),
+        )),
+        RestartProgress::Ready { worker, replaces } => say(format_args!(
+            "  {worker} is ready; {replaces} finishes what it has in flight"
+        )),
+        RestartProgress::Done { .. } | RestartProgress::Failed { .. } => {}
+    });
+    asked.await.map_err(|why| match &why {
+        RestartError::Failed { replaced, .. } => Failure::failed(&why).advise(format!(
+            "{replaced} processes were replaced before it; the others run on as they were"
+        )),
+        RestartError::Silent(_) | RestartError::Bus(_) => Failure::silent(why),
+    })
 }

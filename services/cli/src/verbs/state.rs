@@ -2,8 +2,9 @@
 
 mod edit;
 
-use oncue_core::store::{KeyedRow, Row, StateValue};
-use serde_json::{Map, Value, json};
+use oncue_admin::stores::rows::fields;
+use oncue_core::store::{KeyedRow, StateValue};
+use serde_json::{Value, json};
 
 use crate::exit::{self, Failure};
 use crate::settings::Settings;
@@ -135,19 +136,4 @@ async fn get(args: &GetArgs, settings: &Settings) -> Result<u8, Failure> {
     let key = store.keys().row(&args.table, &args.key);
     remark(paint(DIM, format_args!("in Redis: {key}")));
     Ok(exit::OK)
-}
-
-/// Fields of a row: numbers and nested data as such, all else as text.
-fn fields(row: &Row) -> Map<String, Value> {
-    let fields = row.fields.iter().map(|(name, bytes)| {
-        let text = String::from_utf8_lossy(bytes).into_owned();
-        let value = match serde_json::from_slice::<Value>(bytes) {
-            Ok(
-                value @ (Value::Number(_) | Value::Object(_) | Value::Array(_) | Value::Bool(_)),
-            ) => value,
-            _ => Value::String(text),
-        };
-        (name.clone(), value)
-    });
-    fields.collect()
 }

@@ -98,6 +98,14 @@ impl Jobs {
         });
     }
 
+    /// Enters how far a restart is.
+    pub fn step(&self, id: u64, done: u64, remark: String) {
+        self.change(id, |job| {
+            job.done += done;
+            job.remarks.push(remark);
+        });
+    }
+
     fn change(&self, id: u64, change: impl FnOnce(&mut Job)) {
         if let Some(job) = self.all().get_mut(&id) {
             change(job);
@@ -279,8 +287,8 @@ pub async fn redrive(
     Ok(Json(json!({ "job": id })))
 }
 
-/// Enters a job; refuses one too many.
-fn begin(app: &App, who: &Who, letters: usize) -> Result<u64, Problem> {
+/// Enters a job about so many letters, or processes; refuses one too many.
+pub fn begin(app: &App, who: &Who, letters: usize) -> Result<u64, Problem> {
     // Counted and entered under one lock, so that two requests at once cannot both be the last that fits.
     let mut jobs = app.jobs.all();
     if jobs.values().filter(|job| !job.ended).count() >= MAX_UNDER_WAY {
@@ -299,7 +307,7 @@ fn begin(app: &App, who: &Who, letters: usize) -> Result<u64, Problem> {
 }
 
 /// Enters the end of a job, and puts it on record; `deed` is what was done, and on what.
-fn end(app: &App, id: u64, who: &Who, deed: [&str; 2], ended: Result<String, String>) {
+pub fn end(app: &App, id: u64, who: &Who, deed: [&str; 2], ended: Result<String, String>) {
     app.jobs.change(id, |job| {
         job.remarks.extend(ended.as_ref().err().cloned());
         job.ended = true;

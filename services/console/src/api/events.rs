@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Query, State};
-use oncue_core::bus::{Bus, BusError, Slice, StoredMessage};
+use oncue_admin::stores::streams::{Newest, newest};
+use oncue_core::bus::StoredMessage;
 use oncue_proto::event;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -15,8 +16,6 @@ use crate::{App, away};
 
 /// Events of one answer.
 const MAX_EVENTS: usize = 100;
-/// Questions to the server for one subject: enough for any stream, unless what is wanted is very rare.
-const MAX_QUESTIONS: usize = 400;
 
 #[derive(Deserialize)]
 pub struct Question {
@@ -54,10 +53,15 @@ pub async fn get(
     let subjects = [asked.ty.clone(), format!("{}.*", asked.ty)];
     let mut found = Vec::new();
     for subject in &subjects {
-        let newest = latest(&app.bus, stream, subject, limit, |message| {
+        let wanted = Newest {
+            subject,
+            below: None,
+            most: limit,
+        };
+        let page = newest(&app.bus, stream, &wanted, |message| {
             is_from(message, source.as_deref())
         });
-        found.extend(newest.await.map_err(away)?);
+        found.extend(page.await.map_err(away)?.messages);
     }
     found.sort_by_key(|found| std::cmp::Reverse(found.sequence));
     found.truncate(limit);
@@ -71,49 +75,4 @@ pub async fn get(
 /// Whether a message is from this source, if one is named.
 fn is_from(message: &StoredMessage, source: Option<&str>) -> bool {
     source.is_none_or(|source| message.header("ce-source") == Some(source))
-}
-
-/// The last messages of a subject, oldest first. The stream is halved, newest half first, until what lies in a piece
-/// fits into one answer; the server finds subjects by its index, so a million events cost some dozens of small
-/// questions.
-pub async fn latest(
-    bus: &Bus,
-    stream: &str,
-    subject: &str,
-    most: usize,
-    wanted: impl Fn(&StoredMessage) -> bool,
-) -> Result<Vec<StoredMessage>, BusError> {
-    let info = bus.stream_info(stream).await;
-    let state = info
-        .map_err(|e| BusError(format!("stream {stream}: {e}")))?
-        .state;
-    let mut pieces = vec![(state.first_seq, state.last_seq + 1)];
-    let mut newest = Vec::new();
-    let mut asked = 0;
-    while let Some((begin, end)) = pieces
-        .pop()
-        .filter(|_| newest.len() < most && asked < MAX_QUESTIONS)
-    {
-        asked += 1;
-        let slice = Slice {
-            from: begin,
-            since: None,
-            subject,
-            messages: most + 1,
-            bytes: 0,
-        };
-        let mut batch = bus.read_slice(stream, &slice).await?;
-        // A slice has no end of its own; what lies beyond belongs to a piece that was looked at before.
-        batch.retain(|found| found.sequence < end);
-        if batch.len() <= most {
-            newest.extend(batch.into_iter().rev().filter(&wanted));
-        } else {
-            let middle = begin.midpoint(end);
-            // The newer half is taken first, since the last is popped.
-            pieces.extend([(begin, middle), (middle, end)]);
-        }
-    }
-    newest.truncate(most);
-    newest.reverse();
-    Ok(newest)
 }

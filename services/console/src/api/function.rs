@@ -6,6 +6,8 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::{Path, Query, State};
 use oncue_admin::dead_letters::Letter;
+use oncue_admin::services::bounds;
+use oncue_admin::stores::streams::{Newest, newest};
 use oncue_core::bus::layout::DLQ;
 use oncue_core::store::SAMPLES_MS;
 use oncue_proto::event;
@@ -14,7 +16,6 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use crate::App;
-use crate::api::events::latest;
 use crate::history::{self, Columns};
 use crate::problem::{NOT_FOUND, Problem};
 use crate::snapshot::Instance;
@@ -49,9 +50,13 @@ pub async fn get(
         .map(|limits| limits.with(&app.config.function(&name)));
     let troubles = status.troubles();
     let subject = app.bus.app().letters(&name);
-    let letters = latest(&app.bus, DLQ, &subject, LAST_LETTERS, |_| true)
-        .await
-        .unwrap_or_default();
+    let last = Newest {
+        subject: &subject,
+        below: None,
+        most: LAST_LETTERS,
+    };
+    let letters = newest(&app.bus, DLQ, &last, |_| true).await;
+    let letters = letters.map(|page| page.messages).unwrap_or_default();
     let instances = status.instances.values();
     let instances: Vec<Value> = instances.map(Instance::shown).collect();
     let consumer = status.consumer.as_ref().map(|consumer| {
@@ -72,8 +77,17 @@ pub async fn get(
     } else {
         status.history.columns(&kept)
     };
+    let file = app.config.functions.get(&name).map(|function| {
+        let scale = function.scale();
+        json!({ "min": scale.min, "max": scale.max })
+    });
+    let supervised = status.supervised.as_ref();
+    let supervised = supervised
+        .map(|kept| json!({ "min": kept.min, "max": kept.max, "processes": kept.workers.len() }));
+    let set = bounds::of(&app.bus, &name).await.ok().flatten();
     Ok(Json(json!({
         "card": view,
+        "bounds": { "file": file, "now": supervised, "set": set },
         "limits": limits,
         "health": status.health(),
         "why": status.reason(&name),
@@ -88,7 +102,7 @@ pub async fn get(
         "histogram": status.histogram(),
         "history": columns,
         "marks": history::marks(&kept),
-        "errors": letters.iter().rev().filter_map(|message| Letter::read(app.bus.app(), message)).map(|letter| error(&letter)).collect::<Vec<_>>(),
+        "errors": letters.iter().filter_map(|message| Letter::read(app.bus.app(), message)).map(|letter| error(&letter)).collect::<Vec<_>>(),
     })))
 }
 

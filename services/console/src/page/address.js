@@ -32,7 +32,9 @@ export function href(page, subject = "", values = {}) {
 
 function written(page, subject, parameters) {
   const query = `${parameters}`.replace(/=(?=&|$)/g, "");
-  return `#/${page}${subject ? `/${encodeURIComponent(subject)}` : ""}${query ? `?${query}` : ""}`;
+  // A slash stays one: the subject may be a path, `TABLE/KEY`.
+  const path = subject.split("/").map(encodeURIComponent).join("/");
+  return `#/${page}${subject ? `/${path}` : ""}${query ? `?${query}` : ""}`;
 }
 
 // Something else is looked at.

@@ -194,7 +194,7 @@ function contentOf(event) {
       ["id", make("span", "mono", event.id)],
       ["source", event.source],
       ["cause", event.cause && make("span", "mono", event.cause)],
-      ["stands at", `${event.stream}:${event.sequence}`],
+      ["stands at", link(`${event.stream}:${event.sequence}`, href("streams", event.stream, { from: event.sequence }))],
       ["stored", new Date(event.stored).toISOString()],
       ["size", `${number(event.bytes)} bytes`],
       ["redriven", event.redriven && `${event.redriven}×`],

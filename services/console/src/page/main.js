@@ -9,9 +9,12 @@ import { showFind } from "./find.js";
 import { showFlow, showFlows } from "./flow.js";
 import { showLetters } from "./letters.js";
 import { showPublish } from "./publish.js";
+import { showRows } from "./rows.js";
+import { showSchedules } from "./schedules.js";
+import { showStreams } from "./streams.js";
 import { showSearch } from "./search.js";
 
-const PAGES = ["map", "flows", "letters", "publish", "find", "search"];
+const PAGES = ["map", "flows", "letters", "publish", "find", "schedules", "rows", "streams", "search"];
 const map = new LiveMap({ open: (name, source) => go(href("map", name, { source })), onFunction: showFunction, onType: showType, onUnknown: hidePanel });
 let leave = null;
 
@@ -40,9 +43,12 @@ function route() {
   if (page === "letters") leave = showLetters(place, given);
   if (page === "find") leave = showFind(place, given);
   if (page === "publish") leave = showPublish(place, given);
+  if (page === "schedules") leave = showSchedules(place, given);
+  if (page === "rows") leave = showRows(place, given);
+  if (page === "streams") leave = showStreams(place, given);
   if (page !== "search") byId("query").value = "";
   if (page === "search") leave = showSearch(place, given);
-  document.title = `${{ map: "Map", flows: "Flow", letters: "Dead letters", publish: "Publish", find: "Find", search: "Search" }[page]} · Oncue`;
+  document.title = `${{ map: "Map", flows: "Flow", letters: "Dead letters", publish: "Publish", find: "Find", schedules: "Schedules", rows: "Rows", streams: "Streams", search: "Search" }[page]} · Oncue`;
   // What had the focus may be gone with its page: Tab goes on from the new one.
   if (isGone(focus) && (isGone(document.activeElement) || document.activeElement === document.body)) byId("main").focus({ preventScroll: true });
 }
@@ -231,6 +237,9 @@ function onKey(event) {
     3: () => go(href("letters")),
     4: () => go(href("find")),
     5: () => go(href("publish")),
+    6: () => go(href("schedules")),
+    7: () => go(href("rows")),
+    8: () => go(href("streams")),
     w: () => go(href("map", "", { wall: !onWall() })),
     "/": () => byId("query").focus(),
     t: nextTheme,

@@ -1,7 +1,7 @@
 // What was clicked on the map: a function with its last hour, or an event type with its last events.
 
 import { address, go, href, note } from "./address.js";
-import { about, ago, api, ask, button, byId, draw, duration, facts, failed, flowLink, json, link, make, moment, number, rate, redraw, short, traceLink } from "./dom.js";
+import { about, ago, api, ask, button, byId, draw, duration, facts, failed, flowLink, json, link, make, moment, named, number, plural, rate, redraw, short, traceLink } from "./dom.js";
 import { logLines } from "./log.js";
 import { View, histogram, line, percentile } from "./chart.js";
 
@@ -171,6 +171,7 @@ function fillFunction(said, body) {
       ...(said.waiting_outputs > 0 ? [figure(number(said.waiting_outputs), "commits whose outputs wait")] : []),
     ),
     ...(about.write && said.consumer ? [pausing(said)] : []),
+    bounds(said),
     charts(said, past),
   ];
   if (said.histogram) {
@@ -197,8 +198,78 @@ function pausing({ card: { name }, health }) {
   const pause = async () => {
     if (await ask(`Pause ${name}?`, "What it has in hand comes to its end; all else waits in the stream until somebody resumes it.", "Pause")) change("pause");
   };
-  const row = make("div", "actions", health === "paused" ? button("Resume", () => change("resume"), "strong") : button("Pause", pause));
-  return row;
+  const anew = named(button("Restart", () => restart(name)), "restart");
+  const row = make("div", "actions", health === "paused" ? button("Resume", () => change("resume"), "strong") : button("Pause", pause), anew);
+  return make("div", "", row, restarts.get(name) ?? "");
+}
+
+// How many workers there may be, and who says so.
+function bounds({ card: { name }, bounds: { file, now, set } }) {
+  if (!file && !now && !set) return "";
+  const many = ({ min, max }) => (min === max ? plural(min, "worker") : `${min} to ${max} workers`);
+  const rows = [
+    ["there may be", now ? many(now) : "nobody: no oncue up keeps it"],
+    ["set by hand", set && make("span", "", `${many(set)} on each machine, by ${set.by}, `, moment(set.at), `: ${set.reason}`)],
+    ["oncue.toml", file && many(file)],
+  ];
+  if (!about.write) return part("Bounds of its workers", facts(rows));
+  const field = (label, value) => {
+    const input = make("input");
+    input.type = "number";
+    input.min = 0;
+    input.max = 256;
+    input.required = true;
+    input.value = value;
+    return [make("label", "", label, input), input];
+  };
+  const [fewest, min] = field("Fewest", (set ?? file ?? now).min);
+  const [most, max] = field("Most", (set ?? file ?? now).max);
+  const form = make("form", "finding", fewest, most, make("button", "", "Set"));
+  const act = async (path, body) => {
+    try {
+      await api(`/api/functions/${encodeURIComponent(name)}/${path}`, body);
+      again();
+    } catch (error) {
+      failed(outcome, error);
+    }
+  };
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const wanted = { min: Number(min.value), max: Number(max.value) };
+    const why = await ask(`${many(wanted)} of ${name}?`, "On each machine, in place of what oncue.toml says, until somebody takes it away. Workers that are too many finish what they have in hand.", "Set", true);
+    if (why) act("bounds", { ...wanted, why });
+  });
+  const outcome = make("div");
+  outcome.setAttribute("role", "alert");
+  const reset = set && named(button("As oncue.toml says", async () => {
+    if (await ask(`Bounds of ${name} as oncue.toml says?`, file ? `That is ${many(file)}.` : "", "Take away")) act("bounds/reset", {});
+  }), "reset bounds");
+  const details = make("details", "desk", named(make("summary", "hint", "Set other bounds"), "bounds"), form);
+  return part("Bounds of its workers", facts(rows), make("div", "row", ...[reset].filter(Boolean)), details, outcome);
+}
+
+// How the last restart of each function goes, while the page lives.
+const restarts = new Map();
+
+async function restart(name) {
+  if (!(await ask(`Restart ${name}?`, "New processes of its program take the place of those that run, one after the other: each is ready before the one before it finishes what it has in hand. The first that does not become ready ends it.", "Restart"))) return;
+  const outcome = make("div", "outcome", make("span", "", `asking oncue up to restart ${name} …`));
+  outcome.setAttribute("role", "status");
+  restarts.set(name, outcome);
+  again();
+  try {
+    const { job } = await api(`/api/functions/${encodeURIComponent(name)}/restart`, {});
+    for (;;) {
+      const { done, remarks, ended } = await api(`/api/jobs/${job}`);
+      const words = ended ? `${plural(done, "process", "processes")} replaced` : `restarting: ${plural(done, "process", "processes")} replaced …`;
+      outcome.replaceChildren(make("b", "", words), ...remarks.map((remark) => make("span", "hint", remark)));
+      if (ended) break;
+      await new Promise((next) => setTimeout(next, 400));
+    }
+  } catch (error) {
+    outcome.replaceChildren(make("span", "bad", error.message));
+  }
+  again();
 }
 
 function errors({ errors: letters, instances }) {
@@ -235,8 +306,8 @@ function manifest({ card, limits, consumer }) {
   return facts([
     ["known from", from ?? "oncue.toml alone: its program was not found"],
     ["version", card.version],
-    ["stream", card.stream],
-    ["state table", card.table],
+    ["stream", card.stream && link(card.stream, href("streams", card.stream))],
+    ["state table", card.table && link(card.table, href("rows", card.table))],
     ["concurrency", limits && `${number(limits.concurrency)} a worker, ${number(limits.reserved_concurrency)} in all`],
     ["timeout", limits?.timeout],
     ["attempts", limits && `${limits.attempts}`],
@@ -318,7 +389,7 @@ export function eventRow(event) {
       ["key", event.key],
       ["source", event.source],
       ["cause", event.cause && make("span", "mono", event.cause)],
-      ["stands at", `${event.stream}:${event.sequence}`],
+      ["stands at", link(`${event.stream}:${event.sequence}`, href("streams", event.stream, { from: event.sequence }))],
       ["size", `${number(event.bytes)} bytes`],
     ]),
   );

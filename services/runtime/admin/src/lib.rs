@@ -8,6 +8,8 @@
 //! * see who acts on what and who emits what, as declared: [`topology`]; and where what happens differs: [`drift`];
 //! * look up any event, and rebuild the flow it belongs to from what is left of it: [`flows`];
 //! * read dead letters by cause, try them, give them back to their function, or give them up: [`dead_letters`];
+//! * see what the app's [schedules](flows::schedules) fire and have fired, fire one now, pause and resume it;
+//! * look into [streams](stores::streams), and into [rows](stores::rows) of tables, and change fields of one;
 //! * have every event of a function accounted for: [`audit`];
 //! * compare a new program of a function with what is there: [`changes`]; and set aside what [waits](changes::waiting) for one
 //!   that will not act on it: [`changes::set_aside`];
@@ -35,7 +37,8 @@
 //! # What is written
 //!
 //! [`dead_letters`] writes an event or a record, and then deletes the letter; [`changes::set_aside`] a letter and its mark;
-//! [`stores::upkeep`] purges, and keeps on record how far streams and functions are. All the rest reads.
+//! [`stores::upkeep`] purges, and keeps on record how far streams and functions are; [`stores::rows`] fields of a row that is still as
+//! it was shown, and a record of it; [`flows::schedules`] an event, or a pause in the place of a schedule. All the rest reads.
 //! Programs that are asked run as processes of their own on this machine, with the rights of whoever asks.
 //!
 //! Nothing here is linked into a function, and nothing here prints: results are values, errors are [`AdminError`]

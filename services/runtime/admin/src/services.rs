@@ -4,12 +4,14 @@
 //! Answers are read in the typed form of [`oncue_core::bus::services`]. A worker has one endpoint, whose `data` are
 //! its [`WorkerStats`]; the endpoint of `oncue up` has a [`SupervisedFunction`] for each function.
 //!
-//! Functions here only read answers that somebody has collected with
+//! Functions of this file only read answers that somebody has collected with
 //! [`service_instances`](oncue_core::bus::Bus::service_instances): no question is asked, nothing fails. An answer
 //! in another form is passed over, since anybody may answer on `$SRV`. A worker that was too busy to answer in time
 //! is not among them, so a missing one proves nothing.
 
+pub mod bounds;
 pub mod counters;
+pub mod restart;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,6 +1,9 @@
-//! Both servers as one: whether they still belong to one time, copies of them that do, and who may do what there.
+//! Both servers as one: whether they still belong to one time, copies of them that do, who may do what there, and what lies in them:
+//! messages of streams, and rows of tables.
 
 pub mod agreement;
 pub mod backup;
 pub mod rights;
+pub mod rows;
+pub mod streams;
 pub mod upkeep;

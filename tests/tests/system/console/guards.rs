@@ -86,9 +86,18 @@ async fn without_a_token_it_answers_under_our_own_names_and_only_looks() {
                 .contains("ONCUE_CONSOLE_TOKEN")
         );
     }
-    for action in ["pause", "resume"] {
-        let path = format!("/api/functions/f/{action}");
-        let refused = console.send("POST", &path, &[JSON], "{}").await;
+    for path in [
+        "/api/functions/f/pause",
+        "/api/functions/f/resume",
+        "/api/functions/f/restart",
+        "/api/functions/f/bounds",
+        "/api/functions/f/bounds/reset",
+        "/api/schedules/s/fire",
+        "/api/schedules/s/pause",
+        "/api/schedules/s/resume",
+        "/api/tables/pages/row",
+    ] {
+        let refused = console.send("POST", path, &[JSON], "{}").await;
         refused.problem(403, "read-only");
     }
     assert_eq!(
@@ -111,6 +120,14 @@ async fn with_a_token_nobody_else_sees_anything() {
         "/api/events?type=a.b.c",
         "/api/functions/f",
         "/api/jobs/1",
+        "/api/schedules",
+        "/api/schedules/s",
+        "/api/streams",
+        "/api/streams/web",
+        "/api/streams/web/messages",
+        "/api/tables",
+        "/api/tables/pages",
+        "/api/tables/pages/row?key=x",
     ] {
         console.get(path).await.problem(401, "login");
     }

@@ -7,7 +7,11 @@ mod looking;
 mod metrics;
 mod notices;
 mod redrive;
+mod restarting;
+mod rows;
+mod schedules;
 mod searching;
+mod streams;
 mod truth;
 mod writing;
 
@@ -93,6 +97,16 @@ impl Console {
         self.send("GET", path, &[], "").await
     }
 
+    /// As somebody who has logged in.
+    async fn get_as(&self, cookie: &str, path: &str) -> Answer {
+        self.send("GET", path, &[("cookie", cookie)], "").await
+    }
+
+    async fn post_as(&self, cookie: &str, path: &str, body: &Value) -> Answer {
+        let headers = [JSON, ("cookie", cookie)];
+        self.send("POST", path, &headers, &body.to_string()).await
+    }
+
     async fn login(&self) -> String {
         login(self.at).await
     }
@@ -159,6 +173,11 @@ impl Console {
         let manifest = json!({ "name": function, "version": "9", "stream": "web", "triggers": triggers, "filters": [],
             "table": null, "emits": emits, "limits": { "concurrency": 10, "reserved_concurrency": 10, "timeout": "30s",
             "attempts": 6, "ack_wait": "30s", "start": "all" } });
+        self.pretend_as(manifest).await
+    }
+
+    /// Answers like a worker with this manifest.
+    async fn pretend_as(&self, manifest: Value) -> Arc<AtomicU64> {
         let handled = Arc::new(AtomicU64::new(0));
         for verb in ["STATS", "INFO"] {
             let mut asked = self.bus.subscribe(&format!("$SRV.{verb}")).await.unwrap();

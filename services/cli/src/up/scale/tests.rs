@@ -14,6 +14,20 @@ fn limits(min: u32, max: u32, idle: u64, concurrency: u64) -> PoolLimits {
     }
 }
 
+#[test]
+fn bounds_that_change_hold_at_once_for_what_was_needed_before() {
+    let mut history = History::default();
+    history.record(seconds(0), waiting(0, 0), &limits(1, 1, 10, 1));
+    let more = limits(3, 3, 10, 1);
+    let decision = decide(&history, have(1), &more, seconds(1));
+    assert!(matches!(decision, Decision::Start(2, _)), "{decision:?}");
+    let mut busy = History::default();
+    busy.record(seconds(0), waiting(50, 0), &limits(0, 20, 10, 1));
+    let fewer = limits(0, 4, 10, 1);
+    let decision = decide(&busy, have(4), &fewer, seconds(1));
+    assert_eq!(decision, Decision::Stay, "no more than there may be");
+}
+
 fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
 }

@@ -253,6 +253,10 @@ async fn compare(
                         format!("{what} fires, and oncue.toml does not have it"),
                         "run `oncue apply --prune`",
                     ),
+                    ScheduleChange::Paused(what) => report.know(
+                        format!("{what} is paused: it fires nothing"),
+                        "`oncue schedule resume NAME` once that for which it was paused is over",
+                    ),
                 }
             }
         }

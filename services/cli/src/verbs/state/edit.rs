@@ -1,9 +1,8 @@
 //! `oncue state edit`: fields of one row, changed by a person. The row is written only if it is still as it was shown; workers
 //! that hold it find the new version at their next commit and read it again.
 
-use oncue_core::store::{RowEdit, StateValue};
-use oncue_proto::event;
-use serde_json::{Map, Value, json};
+use oncue_admin::stores::rows::{self, EditError, FieldChange, RowChange};
+use serde_json::Value;
 
 use crate::exit::{self, Failure};
 use crate::settings::Settings;
@@ -58,45 +57,28 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         ));
     }
     let store = settings.store().await?;
-    let found = store.show(&args.table, &args.key).await;
-    let place = format!("{}/{}", args.table, args.key);
-    let row = match found.map_err(Failure::silent)? {
-        Some(StateValue::Row(row)) => row,
-        Some(_) => return Err(Failure::failed(format_args!("{place} is no row"))),
-        None => {
-            return Err(Failure::failed(format_args!("there is no row {place}"))
-                .advise("a row begins with the first event of its key"));
-        }
-    };
-    let before = super::fields(&row);
-    let changes = changes(args, &before)?;
-    say(table::render(&["FIELD", "NOW", "THEN"], &changes));
-    confirm::ask(&format!("Change the row {place}?"), args.yes)?;
+    let sensitive = settings.catalog().await?.sensitive_names();
     let by = std::env::var("USER").unwrap_or_default();
-    let record = json!({
-        "at": event::format_time(event::now_ms()),
-        "by": by,
-        "table": args.table,
-        "key": args.key,
-        "reason": args.reason,
-        "before": before,
-        "set": args.set.iter().cloned().collect::<std::collections::BTreeMap<_, _>>(),
-        "unset": args.unset,
-    });
-    let edit = RowEdit {
+    let change = RowChange {
         table: &args.table,
         key: &args.key,
-        version: row.version,
+        version: None,
         set: &args.set,
         unset: &args.unset,
-        record: &record.to_string(),
+        reason: &args.reason,
+        by: &by,
+        force: args.force,
     };
-    if !store.edit(&edit).await.map_err(Failure::silent)? {
-        return Err(
-            Failure::failed("the row has changed since it was shown; nothing was written")
-                .advise("look again"),
-        );
-    }
+    let place = format!("{}/{}", args.table, args.key);
+    let planned = rows::plan(&store, &change, &sensitive).await;
+    let planned = planned.map_err(|why| failure(&why))?;
+    let lines: Vec<Vec<Cell>> = planned.fields.iter().map(line).collect();
+    say(table::render(&["FIELD", "NOW", "THEN"], &lines));
+    confirm::ask(&format!("Change the row {place}?"), args.yes)?;
+    planned
+        .write(&store, &sensitive)
+        .await
+        .map_err(|why| failure(&why))?;
     say(paint(GOOD, format_args!("The row {place} is changed.")));
     remark(paint(
         DIM,
@@ -105,62 +87,34 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     Ok(exit::OK)
 }
 
-/// Lines of what will change.
-///
-/// # Errors
-///
-/// What the row's function would most likely not understand, unless that is forced.
-fn changes(args: &Args, before: &Map<String, Value>) -> Result<Vec<Vec<Cell>>, Failure> {
-    let mut lines = Vec::new();
-    for (field, value) in &args.set {
-        let old = before.get(field);
-        if !args.force {
-            check(field, value, old)?;
+/// Line of a field that will change.
+fn line(change: &FieldChange) -> Vec<Cell> {
+    let then = match &change.then {
+        Some(value) => text(value),
+        None => text("(default)").style(BAD),
+    };
+    vec![
+        text(&change.field).style(NAME),
+        text(change.now.as_deref().unwrap_or_default()).style(DIM),
+        then,
+    ]
+}
+
+fn failure(why: &EditError) -> Failure {
+    let what = why.to_string();
+    match why {
+        EditError::Missing(_) => {
+            Failure::failed(what).advise("a row begins with the first event of its key")
         }
-        lines.push(vec![
-            text(field).style(NAME),
-            text(old.map(shown).unwrap_or_default()).style(DIM),
-            text(value),
-        ]);
+        EditError::NoRow(_) => Failure::failed(what),
+        EditError::Changed => Failure::failed(what).advise("look again"),
+        EditError::Nothing | EditError::Hidden(_) => Failure::usage(what),
+        EditError::NoField(_) => Failure::usage(what)
+            .advise("--force writes it, if the function knows one that is absent now"),
+        EditError::OtherKind { .. } => Failure::usage(what)
+            .advise("events of this key would fail; --force writes it all the same"),
+        EditError::Store(_) => Failure::silent(what),
     }
-    for field in &args.unset {
-        let Some(old) = before.get(field) else {
-            return Err(Failure::usage(format_args!("the row has no field {field}")));
-        };
-        lines.push(vec![
-            text(field).style(NAME),
-            text(shown(old)).style(DIM),
-            text("(default)").style(BAD),
-        ]);
-    }
-    Ok(lines)
-}
-
-fn check(field: &str, value: &str, old: Option<&Value>) -> Result<(), Failure> {
-    let Some(old) = old else {
-        return Err(Failure::usage(format_args!("the row has no field {field}"))
-            .advise("--force writes it, if the function knows one that is absent now"));
-    };
-    let new = serde_json::from_str::<Value>(value).ok();
-    let is_same = match old {
-        Value::String(_) | Value::Null => true,
-        _ => new.is_some_and(|new| std::mem::discriminant(&new) == std::mem::discriminant(old)),
-    };
-    if is_same {
-        return Ok(());
-    }
-    let what = format!(
-        "{field} holds {}, and {value:?} is of another kind",
-        shown(old)
-    );
-    Err(Failure::usage(what)
-        .advise("events of this key would fail; --force writes it all the same"))
-}
-
-fn shown(value: &Value) -> String {
-    value
-        .as_str()
-        .map_or_else(|| value.to_string(), str::to_owned)
 }
 
 pub async fn list(args: &EditsArgs, settings: &Settings) -> Result<u8, Failure> {
@@ -194,5 +148,5 @@ pub async fn list(args: &EditsArgs, settings: &Settings) -> Result<u8, Failure> 
 }
 
 fn column(edit: &Value, name: &str) -> String {
-    edit.get(name).map(shown).unwrap_or_default()
+    edit.get(name).map(rows::text).unwrap_or_default()
 }

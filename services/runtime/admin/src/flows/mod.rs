@@ -1,13 +1,16 @@
 //! Flows without a ledger: where an event lies ([`search`]), and the whole flow it belongs to, rebuilt from what is
 //! left of it ([`rebuild`]). And events that have something in
-//! common ([`find`]), and the event made by hand, with which a flow begins ([`Sender`]).
+//! common ([`find`]), the event made by hand, with which a flow begins ([`Sender`]), and the [`schedules`] that begin flows by the
+//! [`clock`].
 //!
 //! A tracked flow has a ledger, which [`Store::flow`](oncue_core::store::Store::flow) reads; this is for all
 //! others. What is found here is what streams, marks and letters still hold.
 
 mod begin;
+pub mod clock;
 mod find;
 mod rebuild;
+pub mod schedules;
 pub mod search;
 
 pub use self::begin::{HandMadeEvent, Sender};

@@ -18,6 +18,9 @@ use super::{ApiError, Bus, StoredMessage};
 pub mod code {
     /// A message that was asked to be deleted is not there.
     pub const SEQUENCE_NOT_FOUND: u64 = 10057;
+    /// The last message of a subject is another one than the publisher expects; the second of a cluster, which says no more.
+    pub const WRONG_LAST_SEQUENCE: u64 = 10071;
+    pub const WRONG_LAST_SEQUENCE_NOW: u64 = 10164;
     /// The account has no room left; an operator may give it some.
     pub const ACCOUNT_RESOURCES_EXCEEDED: u64 = 10002;
     /// The account or the server is out of resources.
@@ -216,6 +219,11 @@ impl StreamSettings {
     pub fn is_of(&self, app: &AppName) -> bool {
         let owner = self.metadata.get(OWNER);
         owner.is_none_or(|owner| owner == app.as_str())
+    }
+
+    /// App that a stream says it is of.
+    pub fn owner(&self) -> Option<&str> {
+        self.metadata.get(OWNER).map(String::as_str)
     }
 
     /// Whether a stream says that it is this app's.

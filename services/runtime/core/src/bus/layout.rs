@@ -6,10 +6,11 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use futures::future::try_join_all;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::{ApiError, Bus, BusError, Outbound, StoredMessage, failed};
+use super::{ApiError, Bus, BusError, Outbound, PublishError, StoredMessage, failed};
 use crate::app::{AppName, OWNER};
 use crate::backoff::Backoff;
 use crate::config::{Config, Limits, Schedule, StreamConfig};
@@ -20,9 +21,17 @@ pub const DLQ: &str = "dlq";
 /// Stream of schedules and of what they fire.
 pub const TIMER: &str = "timer";
 /// Time that a fired event stays in the timer stream; its own stream takes it over at once, unless it is full.
-const FIRED_TTL: &str = "72h";
+pub const FIRED_TTL: &str = "72h";
 /// Header of a schedule with the time zone of its cron line.
 const TIME_ZONE: &str = "Nats-Schedule-Time-Zone";
+/// Header of a schedule with its rule, and of one that is paused, whose rule the server must not see.
+const RULE: &str = "Nats-Schedule";
+const PAUSED_RULE: &str = "Oncue-Paused-Rule";
+/// Header of a paused schedule with the time zone of its rule.
+const PAUSED_ZONE: &str = "Oncue-Paused-Time-Zone";
+/// Headers of a paused schedule: since when, RFC 3339, and who paused it.
+const PAUSED: &str = "Oncue-Paused";
+const PAUSED_BY: &str = "Oncue-Paused-By";
 /// Note of a consumer: name of the key that its function gives its events, empty for their own.
 pub const KEY: &str = "oncue.key";
 /// Note of a stream that was restored: creation time of the one in the backup, Unix milliseconds.
@@ -102,6 +111,88 @@ pub enum ScheduleChange {
     Made(String),
     /// Of this app, and not in the configuration; removed with [`Mode::Prune`].
     LeftOver(String),
+    /// Paused by somebody, so it stays as it is until it is resumed.
+    Paused(String),
+}
+
+/// Schedule as it stands in the timer stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StandingSchedule {
+    /// Name, the last token of its subject.
+    pub name: String,
+    /// Type of the event it fires; empty where the message does not say.
+    pub ty: String,
+    /// Rule in the words of the server: `@every 10s` or a cron line.
+    pub rule: String,
+    /// Time zone of the rule, where it is not UTC.
+    pub zone: Option<String>,
+    /// When it was put there, Unix milliseconds: intervals count from it.
+    pub set: u64,
+    /// Pause, if somebody has paused it: it fires nothing then.
+    pub pause: Option<SchedulePause>,
+    /// Message that stands for it.
+    message: StoredMessage,
+}
+
+/// Pause of a schedule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SchedulePause {
+    /// Since when, Unix milliseconds.
+    pub since: u64,
+    /// Name of whoever paused it.
+    pub by: String,
+}
+
+impl StandingSchedule {
+    fn of(message: StoredMessage) -> Self {
+        let pause = message.header(PAUSED).map(|since| SchedulePause {
+            since: event::parse_time(since).unwrap_or(message.time),
+            by: message.header(PAUSED_BY).unwrap_or_default().to_owned(),
+        });
+        let name = message.subject.rsplit('.').next().unwrap_or_default();
+        let rule = message.header(RULE).or(message.header(PAUSED_RULE));
+        let zone = message.header(TIME_ZONE).or(message.header(PAUSED_ZONE));
+        Self {
+            name: name.to_owned(),
+            ty: message.header("ce-type").unwrap_or_default().to_owned(),
+            rule: rule.unwrap_or_default().to_owned(),
+            zone: zone.map(str::to_owned),
+            set: message.time,
+            pause,
+            message,
+        }
+    }
+
+    /// Whether it is as the configuration has it, paused or not.
+    pub fn is_as(&self, schedule: &Schedule, app: &AppName) -> bool {
+        if self.pause.is_none() {
+            return schedule.is_message(&self.message, app);
+        }
+        self.ty == schedule.ty()
+            && self.rule == schedule.rule()
+            && self.zone.as_deref() == schedule.zone()
+    }
+
+    /// Message that takes its place while it is paused. It is no schedule to the server, which forgets the one before.
+    fn paused(&self, by: &str) -> Outbound {
+        let mut headers: super::headers::Headers = [
+            ("ce-type", self.ty.as_str()),
+            (PAUSED, &event::format_time(event::now_ms())),
+            (PAUSED_BY, by),
+            (PAUSED_RULE, &self.rule),
+            ("Nats-Rollup", "sub"),
+        ]
+        .into_iter()
+        .collect();
+        if let Some(zone) = &self.zone {
+            headers.push(PAUSED_ZONE, zone);
+        }
+        Outbound {
+            subject: self.message.subject.clone(),
+            headers,
+            payload: self.message.payload.clone(),
+        }
+    }
 }
 
 /// A stream or consumer exists with another configuration. Prints a line for each difference.
@@ -509,15 +600,21 @@ impl Bus {
                 .last_message(TIMER, &wanted.subject)
                 .await
                 .map_err(|e| failed(&wanted.subject, e))?;
+            let zone = schedule.zone().map(|zone| format!(" {zone}"));
+            let what = format!(
+                "schedule {} {}{}",
+                schedule.name(),
+                schedule.rule(),
+                zone.unwrap_or_default()
+            );
+            if let Some(there) = &there
+                && there.header(PAUSED).is_some()
+            {
+                done.push(ScheduleChange::Paused(what));
+                continue;
+            }
             let same = there.is_some_and(|there| schedule.is_message(&there, &config.app));
             if !same {
-                let zone = schedule.zone().map(|zone| format!(" {zone}"));
-                let what = format!(
-                    "schedule {} {}{}",
-                    schedule.name(),
-                    schedule.rule(),
-                    zone.unwrap_or_default()
-                );
                 done.push(ScheduleChange::Made(what));
                 if mode != Mode::Look {
                     let subject = wanted.subject.clone();
@@ -543,20 +640,58 @@ impl Bus {
         Ok(done)
     }
 
-    /// When the message of a schedule was put into the timer stream (Unix ms), which intervals count from; `None` where there
-    /// is none, or another.
-    pub async fn schedule_set(
+    /// Schedules of the app as they stand in the timer stream, by name; none where there is no such stream.
+    ///
+    /// # Errors
+    /// NATS does not answer.
+    pub async fn standing_schedules(&self) -> Result<Vec<StandingSchedule>, BusError> {
+        let filter = format!("{TIMER}.schedule.{}.*", self.app());
+        let subjects = match self.stream_subjects(TIMER, &filter).await {
+            Ok(subjects) => subjects,
+            Err(e) if e.is_not_found() => return Ok(Vec::new()),
+            Err(e) => return Err(failed(TIMER, e)),
+        };
+        let asked = subjects
+            .keys()
+            .map(|subject| self.last_message(TIMER, subject));
+        let found = try_join_all(asked).await.map_err(|e| failed(TIMER, e))?;
+        let found = found.into_iter().flatten();
+        Ok(found.map(StandingSchedule::of).collect())
+    }
+
+    /// Pauses a schedule: it stands there still and fires nothing, over restarts and `oncue apply`, until it is resumed.
+    ///
+    /// # Errors
+    /// Somebody has changed the schedule since it was read, or NATS does not take it.
+    pub async fn pause_schedule(
+        &self,
+        standing: &StandingSchedule,
+        by: &str,
+    ) -> Result<(), PublishError> {
+        self.put_schedule(standing.paused(by), standing.message.sequence)
+            .await
+    }
+
+    /// Puts a schedule of the configuration in the place of `standing`, paused or not: it fires from now on. Intervals count from
+    /// now.
+    ///
+    /// # Errors
+    /// As of [`pause_schedule`](Self::pause_schedule).
+    pub async fn resume_schedule(
         &self,
         schedule: &Schedule,
-        app: &AppName,
-    ) -> Result<Option<u64>, BusError> {
-        let subject = schedule.message(app).subject;
-        let there = self
-            .last_message(TIMER, &subject)
+        standing: &StandingSchedule,
+    ) -> Result<(), PublishError> {
+        self.put_schedule(schedule.message(self.app()), standing.message.sequence)
             .await
-            .map_err(|e| failed(&subject, e))?;
-        let same = there.filter(|there| schedule.is_message(there, app));
-        Ok(same.map(|same| same.time))
+    }
+
+    /// Publishes what stands for a schedule, if what stood there is still the last of its subject.
+    async fn put_schedule(&self, mut message: Outbound, last: u64) -> Result<(), PublishError> {
+        message
+            .headers
+            .push("Nats-Expected-Last-Subject-Sequence", &last.to_string());
+        self.publish_each(vec![message]).await.remove(0).map(|_| ())
     }
 
     /// Subjects of schedules in the timer stream that the configuration does not have.
@@ -595,7 +730,7 @@ pub fn scheduled(
         format!("{TIMER}.due.{ty}")
     };
     event.subject = subject;
-    event.headers.push("Nats-Schedule", rule);
+    event.headers.push(RULE, rule);
     event.headers.push("Nats-Schedule-Target", &target);
     event.headers.push("Nats-Schedule-TTL", FIRED_TTL);
     event

@@ -145,6 +145,9 @@ pub enum PublishError {
     /// server that is just starting. The words say which.
     #[error("{0}")]
     Unable(String),
+    /// Not taken, since the last message of its subject is another one than its publisher has read.
+    #[error("{0}")]
+    Outdated(String),
     /// No answer; it may or may not have been taken.
     #[error("{0}")]
     Unknown(String),

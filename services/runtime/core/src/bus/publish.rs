@@ -348,6 +348,7 @@ fn refusal(error: &ApiError) -> PublishError {
     match error.err_code {
         _ if is_at_limit => PublishError::Full(text),
         code::MESSAGE_TOO_LARGE => PublishError::TooLarge(text),
+        code::WRONG_LAST_SEQUENCE | code::WRONG_LAST_SEQUENCE_NOW => PublishError::Outdated(text),
         code::STORAGE_EXCEEDED
         | code::STORE_FAILED
         | code::STREAM_BYTES_EXCEEDED

@@ -17,7 +17,7 @@ const MESSAGES_AT_A_TIME: usize = 256;
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Message as a stream holds it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredMessage {
     /// Sequence in the stream, from 1.
     pub sequence: u64,

@@ -26,7 +26,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 pub use self::observed::{Edge, HashFields, Registered, edges, functions};
-pub use self::step_row::StepRow;
+pub use self::step_row::{StepRow, hide_inside, hide_members};
 
 /// Tracked flow, as far as its ledger tells. All times are Unix milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

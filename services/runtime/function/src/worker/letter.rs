@@ -91,7 +91,9 @@ impl OutputLetters {
     /// Whether the same publish would be refused for ever.
     async fn is_final(&self, error: &PublishError, subject: &str) -> bool {
         match error {
-            PublishError::TooLarge(_) | PublishError::Refused(_) => true,
+            PublishError::TooLarge(_) | PublishError::Refused(_) | PublishError::Outdated(_) => {
+                true
+            }
             // A stream without a leader is silent as well; the list of streams knows it.
             PublishError::NoStream(_) => {
                 let held = self.bus.streams_of_subject(subject).await;

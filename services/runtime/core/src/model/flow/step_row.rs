@@ -86,7 +86,7 @@ impl StepRow {
 }
 
 /// Hides members of a value that is JSON; one that was cut is none any more, and is hidden whole if it names such a member.
-fn hide_inside(names: &BTreeSet<String>, text: &mut String) {
+pub fn hide_inside(names: &BTreeSet<String>, text: &mut String) {
     match serde_json::from_str::<Value>(text) {
         Ok(mut value) => {
             if hide_members(names, &mut value) {
@@ -104,8 +104,8 @@ fn hide_inside(names: &BTreeSet<String>, text: &mut String) {
     }
 }
 
-/// Says whether anything was hidden.
-fn hide_members(names: &BTreeSet<String>, value: &mut Value) -> bool {
+/// Hides members of a value by their names, however deep. Says whether anything was hidden.
+pub fn hide_members(names: &BTreeSet<String>, value: &mut Value) -> bool {
     match value {
         Value::Object(members) => {
             let mut any = false;

@@ -3,7 +3,7 @@
 use redis::cmd;
 
 use super::wire::row;
-use super::{Store, next_reply};
+use super::{Store, is_library_missing, next_reply};
 use crate::store::{Row, SCHEMA, StoreError};
 use oncue_proto::event;
 
@@ -53,13 +53,23 @@ impl Store {
     /// Next rows of a table, from a cursor on, which is 0 at the beginning. A row may come twice, and one that is written
     /// meanwhile not at all.
     pub async fn rows(&self, table: &str, cursor: u64) -> Result<RowPage, StoreError> {
+        self.rows_among(table, cursor, KEYS_AT_A_TIME).await
+    }
+
+    /// Rows of a table among about so many keys, from a cursor on: as [`rows`](Self::rows), for those who want few.
+    pub async fn rows_among(
+        &self,
+        table: &str,
+        cursor: u64,
+        count: usize,
+    ) -> Result<RowPage, StoreError> {
         let mut c = self.connection();
         let mut scan = cmd("SCAN");
         scan.arg(cursor)
             .arg("MATCH")
             .arg(self.keys.rows(table))
             .arg("COUNT")
-            .arg(KEYS_AT_A_TIME)
+            .arg(count)
             .arg("TYPE")
             .arg("hash");
         let (next, keys): (u64, Vec<String>) = scan.query_async(&mut c).await?;
@@ -96,7 +106,16 @@ impl Store {
             call.arg(field).arg(value);
         }
         call.arg(edit.unset);
-        Ok(call.query_async(&mut self.connection()).await?)
+        let changed = call.query_async(&mut self.connection()).await;
+        changed.map_err(|e| {
+            if is_library_missing(&e) {
+                StoreError::refused(
+                    "Redis does not have the functions of this version; run `oncue apply`",
+                )
+            } else {
+                e.into()
+            }
+        })
     }
 
     /// Changes by hand, the last first, as their records say.

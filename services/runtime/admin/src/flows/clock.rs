@@ -2,7 +2,7 @@
 
 use jiff::civil::Weekday;
 use jiff::tz::TimeZone;
-use jiff::{SignedDuration, Timestamp, ZonedDateTime};
+use jiff::{Timestamp, ZonedDateTime};
 use oncue_core::config::{ClockTime, Config, ConfigErrors, Cron, Schedule};
 
 /// Clocks of the world differ by whole quarters of an hour, and change by them.
@@ -11,6 +11,9 @@ const QUARTER: i64 = 15 * 60;
 const YEARS: i64 = 9;
 
 /// Refuses schedules in zones that there are not, with their lines.
+///
+/// # Errors
+/// Every such schedule, with its line.
 pub fn check(config: &Config) -> Result<(), ConfigErrors> {
     let wrong = config.schedules.iter().filter(|s| of(s).is_none());
     let wrong: Vec<String> = wrong
@@ -30,8 +33,13 @@ pub fn check(config: &Config) -> Result<(), ConfigErrors> {
 }
 
 /// Zone of a schedule; `None` where there is none of that name, written like that: the server tells capitals apart.
-pub fn of(schedule: &Schedule) -> Option<TimeZone> {
-    let Some(name) = schedule.zone() else {
+fn of(schedule: &Schedule) -> Option<TimeZone> {
+    named(schedule.zone())
+}
+
+/// Zone of a name, UTC without one; `None` where there is none of that name.
+pub fn named(name: Option<&str>) -> Option<TimeZone> {
+    let Some(name) = name else {
         return Some(TimeZone::UTC);
     };
     let zone = TimeZone::get(name).ok()?;
@@ -83,13 +91,6 @@ fn clock(time: &ZonedDateTime) -> ClockTime {
         month: time.month().unsigned_abs().into(),
         weekday: time.weekday().since(Weekday::Sunday).unsigned_abs().into(),
     }
-}
-
-/// Time until then, in words: `in 3h 20m`.
-pub fn until(time: &ZonedDateTime, from: Timestamp) -> String {
-    let left = time.timestamp().duration_since(from);
-    let left = SignedDuration::from_secs(left.as_secs().max(0)).unsigned_abs();
-    format!("in {}", humantime::format_duration(left))
 }
 
 #[cfg(test)]

@@ -1,0 +1,230 @@
+//! `GET /api/tables`: tables that functions declare; `.../{table}` a page of its rows; `.../{table}/row?key=` one row, with the changes
+//! that were made by hand. `POST .../{table}/row` changes fields of one, for a reason that stays on record.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Extension, Path, Query, State};
+use oncue_admin::stores::rows::{self, EditError, RowChange};
+use oncue_core::store::{KeyedRow, Row, StateValue};
+use oncue_proto::HIDDEN;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::api::audit::{self, Who};
+use crate::problem::{GONE, MALFORMED, NOT_FOUND, Problem, REFUSED};
+use crate::{App, away};
+
+/// Rows of a page, about.
+const PAGE: usize = 50;
+/// Characters of a row in a list.
+const BRIEF: usize = 160;
+/// Members of a set or ranking that are shown.
+const MAX_MEMBERS: usize = 200;
+/// Changes by hand that are shown of a row.
+const MAX_SHOWN_EDITS: usize = 20;
+const MAX_REASON: usize = 400;
+
+pub async fn tables(State(app): State<Arc<App>>) -> Json<Value> {
+    let tables = rows::tables(&app.snapshot.manifests());
+    Json(json!({ "tables": tables }))
+}
+
+#[derive(Deserialize)]
+pub struct RowsWanted {
+    /// As the page before said; text, since numbers of a browser are not as long.
+    #[serde(default)]
+    cursor: String,
+}
+
+pub async fn list(
+    State(app): State<Arc<App>>,
+    Path(table): Path<String>,
+    Query(wanted): Query<RowsWanted>,
+) -> Result<Json<Value>, Problem> {
+    check_table(&table)?;
+    let cursor = match wanted.cursor.as_str() {
+        "" => 0,
+        text => text
+            .parse()
+            .map_err(|_| Problem::new(MALFORMED, "that is no cursor of a page before"))?,
+    };
+    let page = rows::page(&app.store, &table, cursor, PAGE).await;
+    let mut page = page.map_err(away)?;
+    page.rows.sort_by(|a, b| a.key.cmp(&b.key));
+    let sensitive = app.catalog.now().sensitive_names();
+    let shown = page.rows.iter().map(|KeyedRow { key, row }| {
+        let whole = Value::Object(rows::shown(row, &sensitive)).to_string();
+        let mut brief: String = whole.chars().take(BRIEF).collect();
+        if brief.len() < whole.len() {
+            brief.push('…');
+        }
+        json!({ "key": key, "brief": brief, "fields": row.fields.len() })
+    });
+    let next = (page.next != 0).then(|| page.next.to_string());
+    Ok(Json(
+        json!({ "rows": shown.collect::<Vec<_>>(), "next": next }),
+    ))
+}
+
+/// Refuses what is no name of a table: it becomes part of a pattern of keys.
+fn check_table(table: &str) -> Result<(), Problem> {
+    if !table.is_empty() && table.chars().all(is_of_name) {
+        return Ok(());
+    }
+    let why = format!("{table:?} is no name of a table");
+    Err(Problem::new(MALFORMED, why))
+}
+
+fn is_of_name(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.')
+}
+
+#[derive(Deserialize)]
+pub struct KeyWanted {
+    key: String,
+}
+
+pub async fn one(
+    State(app): State<Arc<App>>,
+    Path(table): Path<String>,
+    Query(KeyWanted { key }): Query<KeyWanted>,
+) -> Result<Json<Value>, Problem> {
+    check_table(&table)?;
+    let found = app.store.show(&table, &key).await.map_err(away)?;
+    let Some(value) = found else {
+        let why = format!("there is nothing under {table}/{key}");
+        return Err(Problem::new(NOT_FOUND, why));
+    };
+    let sensitive = app.catalog.now().sensitive_names();
+    let mut shown = match &value {
+        StateValue::Row(row) => {
+            let edits = rows::edits(&app.store, &table, &key, MAX_SHOWN_EDITS, &sensitive).await;
+            let hidden = rows::shown(row, &sensitive);
+            json!({
+                "kind": "row",
+                "version": row.version.to_string(),
+                "fields": fields(row, &hidden),
+                "json": serde_json::to_string_pretty(&hidden).unwrap_or_default(),
+                "edits": edits.map_err(away)?,
+            })
+        }
+        StateValue::Count(count) => json!({ "kind": "count", "count": count }),
+        StateValue::Members(members) => {
+            members_of("members", members.len(), sensitive.is_empty(), || {
+                json!(&members[..members.len().min(MAX_MEMBERS)])
+            })
+        }
+        StateValue::Ranking(ranking) => {
+            members_of("ranking", ranking.len(), sensitive.is_empty(), || {
+                json!(&ranking[..ranking.len().min(MAX_MEMBERS)])
+            })
+        }
+    };
+    shown["table"] = table.clone().into();
+    shown["key"] = key.clone().into();
+    shown["redis"] = app.store.keys().row(&table, &key).into();
+    Ok(Json(shown))
+}
+
+/// Fields as texts, exactly as Redis holds them, unless something in them is hidden.
+fn fields(row: &Row, hidden: &serde_json::Map<String, Value>) -> Vec<Value> {
+    let fields = row.fields.iter().map(|(name, bytes)| {
+        let seen = hidden.get(name).map(rows::text).unwrap_or_default();
+        let is_hidden = seen.contains(HIDDEN);
+        let text = if is_hidden {
+            seen
+        } else {
+            String::from_utf8_lossy(bytes).into_owned()
+        };
+        json!({ "name": name, "text": text, "hidden": is_hidden })
+    });
+    fields.collect()
+}
+
+/// Members of a set or ranking have no names of fields, so nothing says which of them came from what is sensitive: under a contract
+/// that calls anything so, none is shown.
+fn members_of(kind: &str, count: usize, may_show: bool, members: impl Fn() -> Value) -> Value {
+    let members = if may_show { members() } else { Value::Null };
+    json!({ "kind": kind, "count": count, "members": members })
+}
+
+/// Change of a row that somebody asks for.
+#[derive(Deserialize)]
+pub struct RowEdited {
+    key: String,
+    /// Version of the row that was shown.
+    version: String,
+    #[serde(default)]
+    set: BTreeMap<String, String>,
+    #[serde(default)]
+    unset: Vec<String>,
+    #[serde(default)]
+    why: String,
+    /// Writes a value of another kind than the field holds, or a field that is absent.
+    #[serde(default)]
+    force: bool,
+}
+
+pub async fn edit(
+    State(app): State<Arc<App>>,
+    Extension(who): Extension<Who>,
+    Path(table): Path<String>,
+    asked: Result<Json<RowEdited>, JsonRejection>,
+) -> Result<Json<Value>, Problem> {
+    let Json(asked) = asked.map_err(|e| Problem::new(MALFORMED, e.body_text()))?;
+    check_table(&table)?;
+    let why = asked.why.trim();
+    if why.is_empty() || why.len() > MAX_REASON {
+        let how = format!("say why in `why`, in at most {MAX_REASON} bytes");
+        return Err(Problem::new(MALFORMED, how));
+    }
+    let version = asked
+        .version
+        .parse()
+        .map_err(|_| Problem::new(MALFORMED, "name the version of the row that was shown"))?;
+    let set: Vec<(String, String)> = asked.set.into_iter().collect();
+    let change = RowChange {
+        table: &table,
+        key: &asked.key,
+        version: Some(version),
+        set: &set,
+        unset: &asked.unset,
+        reason: why,
+        by: &who.0,
+        force: asked.force,
+    };
+    let sensitive = app.catalog.now().sensitive_names();
+    let written = match rows::plan(&app.store, &change, &sensitive).await {
+        Ok(planned) => planned.write(&app.store, &sensitive).await,
+        Err(why) => Err(why),
+    };
+    // Names only: what a field holds may be sensitive, and logs are kept.
+    let set = set.iter().map(|(field, _)| format!("set {field}"));
+    let unset = asked.unset.iter().map(|field| format!("unset {field}"));
+    let fields: Vec<String> = set.chain(unset).collect();
+    let outcome = match &written {
+        Ok(()) => format!("{}: {why}", fields.join(", ")),
+        Err(e) => e.to_string(),
+    };
+    let place = format!("{table}/{}", asked.key);
+    audit::line(&who, "edit row", &place, &outcome);
+    written.map_err(problem)?;
+    Ok(Json(json!({})))
+}
+
+fn problem(why: EditError) -> Problem {
+    let kind = match &why {
+        EditError::Missing(_) => NOT_FOUND,
+        EditError::NoRow(_) => REFUSED,
+        EditError::Changed => GONE,
+        EditError::Nothing
+        | EditError::NoField(_)
+        | EditError::OtherKind { .. }
+        | EditError::Hidden(_) => MALFORMED,
+        EditError::Store(_) => return away(why),
+    };
+    Problem::new(kind, why.to_string())
+}
