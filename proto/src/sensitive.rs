@@ -5,6 +5,17 @@ use std::collections::BTreeSet;
 use prost_reflect::{DescriptorPool, Kind, MessageDescriptor};
 use serde_json::Value;
 
+/// Name in JSON that follows from one in a `.proto`: `first_name` is `firstName`.
+fn camel(name: &str) -> String {
+    let mut words = name.split('_');
+    let first = words.next().unwrap_or_default().to_owned();
+    words.fold(first, |name, word| {
+        let mut letters = word.chars();
+        let first = letters.next().map(|letter| letter.to_ascii_uppercase());
+        name + &first.into_iter().chain(letters).collect::<String>()
+    })
+}
+
 /// Text that stands in place of a sensitive field.
 pub const HIDDEN: &str = "(sensitive)";
 
@@ -35,12 +46,14 @@ impl SensitiveFields {
     pub(crate) fn names(&self, pool: &DescriptorPool) -> BTreeSet<String> {
         let mut names = BTreeSet::new();
         for full_name in self.0.iter().filter(|name| !name.starts_with("oncue.v1.")) {
-            let parts = full_name.rsplit_once('.');
-            let message = parts.and_then(|(message, _)| pool.get_message_by_name(message));
-            let field = message.and_then(|message| message.get_field_by_name(parts?.1));
-            let spellings =
-                field.map(|field| [field.name().to_owned(), field.json_name().to_owned()]);
-            names.extend(spellings.into_iter().flatten());
+            let Some((message, name)) = full_name.rsplit_once('.') else {
+                continue;
+            };
+            names.insert(name.to_owned());
+            let message = pool.get_message_by_name(message);
+            let field = message.and_then(|message| message.get_field_by_name(name));
+            // A field of an earlier version has the name in JSON that follows from its own.
+            names.insert(field.map_or_else(|| camel(name), |field| field.json_name().to_owned()));
         }
         names
     }
@@ -198,5 +211,21 @@ fn is_empty(value: &Value) -> bool {
         Value::Array(values) => values.is_empty(),
         Value::Object(members) => members.is_empty(),
         Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rows hold what an earlier version of the contract called sensitive under the name that it had there.
+    #[test]
+    fn a_field_that_is_gone_keeps_its_names() {
+        let gone = SensitiveFields(["shop.v1.Order.home_address".to_owned()].into());
+        let names = gone.names(&DescriptorPool::new());
+        assert_eq!(
+            names.into_iter().collect::<Vec<_>>(),
+            ["homeAddress", "home_address"]
+        );
     }
 }

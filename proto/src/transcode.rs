@@ -258,6 +258,10 @@ impl<'w> Visitor<'_> for NameSeed<'w> {
     }
 
     fn visit_str<E: Error>(self, name: &str) -> Result<Self::Value, E> {
+        // An extension.
+        if name.starts_with('[') {
+            return Err(odd());
+        }
         let mut fields = self.0.iter();
         // The name in JSON comes first, should another field be spelled so.
         let found = fields.find(|field| field.names[0] == name);
@@ -504,7 +508,9 @@ impl Time {
             && (20..=30).contains(&text.len())
             && text.as_bytes()[10] == b'T'
             && text.ends_with('Z')
-            && !text[17..].starts_with("60");
+            && !text[17..].starts_with("60")
+            // Before the first year that there can be.
+            && !text.starts_with("0000");
         if !is_plain {
             return None;
         }

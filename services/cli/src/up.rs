@@ -106,6 +106,9 @@ pub struct Args {
     /// Say at the end which keys `oncue dev` takes: it has the terminal's.
     #[arg(long, hide = true)]
     keys: bool,
+    /// By how much everything lets other processes of this machine go first, as `nice` counts.
+    #[arg(long, hide = true, default_value_t = 0)]
+    nice: i32,
 }
 
 /// How servers that are started here treat the disk.
@@ -159,6 +162,8 @@ pub async fn run(args: Args, mut settings: Settings) -> Result<u8, Failure> {
     // First of all: from here on a Ctrl-C is a request to stop, and not the end of a process that has children.
     let mut stop = stop_requests()?;
     let args = beside_file(args, &settings);
+    // All that it starts inherits it. Where the system does not grant it, others wait longer.
+    let _ = rustix::process::nice(args.nice);
     let functions = chosen(&args, &settings)?;
     programs::all_built(&settings, &functions)?;
     // Before the ports: a second `oncue up` is told of the first, and not of each port that it has.

@@ -502,7 +502,7 @@ async fn each_app_writes_its_own_part() {
     }
     assert!(read("redis.acl").contains("user owner "));
     assert!(!read("accounts.conf").contains("no_auth_user"));
-    for end in ["accounts", "acl"] {
+    for end in ["accounts", "app.acl"] {
         std::fs::remove_file(house.servers.join(format!("blog.{end}"))).expect("there");
     }
     house.write("shop", &[]);

@@ -13,6 +13,7 @@ mod monitoring;
 mod packaging;
 mod ratchet;
 mod readme;
+mod security;
 mod source;
 mod tree;
 mod wire;

@@ -32,6 +32,9 @@ use crate::up::orphan_guard::OrphanGuard;
 
 use self::live::Live;
 
+/// Niceness of all that runs, which leaves the compiler three quarters of a core that both want: whoever saves a line waits for it,
+/// and events can wait.
+const NICENESS: &str = "5";
 /// Pause between two looks at the files.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -255,7 +258,7 @@ impl Dev<'_> {
 
     fn spawn(&self) -> std::io::Result<Child> {
         let mut up = self.oncue()?;
-        up.arg("up").args(&self.args);
+        up.args(["up", "--nice", NICENESS]).args(&self.args);
         if self.is_live {
             up.arg("--keys");
             // A flow without a ledger cannot be told. What the file says of ledgers, holds.

@@ -86,12 +86,13 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         deleted.map_err(Failure::silent)?;
         say(format_args!("- consumer {stream}/{name}"));
     }
+    // First of what is forgotten: a function of this name that comes later begins without them, whatever fails behind.
+    let unbound = bounds::take_away(&bus, function).await;
+    unbound.map_err(Failure::silent)?;
     let forgotten = store.forget_function(function).await;
     forgotten.map_err(Failure::silent)?;
     let forgotten = contract::store(&bus, function, Vec::new()).await;
     forgotten.map_err(Failure::silent)?;
-    let unbound = bounds::take_away(&bus, function).await;
-    unbound.map_err(Failure::silent)?;
     say(format_args!(
         "- seen-marks, registration and contract of {function}"
     ));

@@ -41,7 +41,7 @@ pub struct Args {
     /// Redis reads (redis.acl). Credentials that are there are kept.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["who", "format", "keys", "rotate"])]
     write: Option<PathBuf>,
-    /// Folder of what servers read that several apps share, in place of `servers/`: APP.accounts, APP.acl, APP.lua of each, and
+    /// Folder of what servers read that several apps share, in place of `servers/`: APP.accounts, APP.app.acl, APP.lua of each, and
     /// accounts.conf and redis.acl, which join those of all. Nobody comes to such servers without credentials.
     #[arg(long, value_name = "DIR", requires = "write")]
     servers: Option<PathBuf>,

@@ -2,6 +2,7 @@
 
 use oncue_admin::services;
 use oncue_admin::services::bounds::{self, SetBounds};
+use oncue_core::bus::Bus;
 use oncue_proto::event;
 
 use crate::exit::{self, Failure};
@@ -27,6 +28,10 @@ pub struct Args {
 
 pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let name = &args.function;
+    let bus = settings.bus().await?;
+    if args.reset {
+        return reset(name, &bus, settings).await;
+    }
     let known = &settings.config.functions;
     let Some(function) = known.get(name) else {
         let names: Vec<&str> = known.keys().map(String::as_str).collect();
@@ -34,18 +39,6 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         return Err(Failure::usage(what).advise(format!("it has {}", names.join(", "))));
     };
     let of_file = function.scale();
-    let bus = settings.bus().await?;
-    if args.reset {
-        bounds::take_away(&bus, name)
-            .await
-            .map_err(Failure::silent)?;
-        say(format_args!(
-            "{} {}",
-            paint(NAME, name),
-            paint(GOOD, "has the bounds of oncue.toml again")
-        ));
-        return Ok(exit::OK);
-    }
     if args.min.is_none() && args.max.is_none() {
         return Err(Failure::usage("say --min, --max or both, or --reset"));
     }
@@ -71,5 +64,29 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     if found.is_empty() {
         remark("no `oncue up` of this app runs: the next one begins with these bounds");
     }
+    Ok(exit::OK)
+}
+
+/// Takes bounds away, of a function that is gone as well: one of its name would begin with them.
+async fn reset(name: &str, bus: &Bus, settings: &Settings) -> Result<u8, Failure> {
+    let set = bounds::of(bus, name).await.map_err(Failure::silent)?;
+    let is_known = settings.config.functions.contains_key(name);
+    if set.is_none() && !is_known {
+        let what = format!("there is no function {name:?}, and no bounds are set for one");
+        return Err(Failure::usage(what));
+    }
+    bounds::take_away(bus, name)
+        .await
+        .map_err(Failure::silent)?;
+    let outcome = if is_known {
+        "has the bounds of oncue.toml again"
+    } else {
+        "has no bounds any more"
+    };
+    say(format_args!(
+        "{} {}",
+        paint(NAME, name),
+        paint(GOOD, outcome)
+    ));
     Ok(exit::OK)
 }

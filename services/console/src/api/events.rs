@@ -57,6 +57,7 @@ pub async fn get(
             subject,
             below: None,
             most: limit,
+            questions: usize::MAX,
         };
         let page = newest(&app.bus, stream, &wanted, |message| {
             is_from(message, source.as_deref())

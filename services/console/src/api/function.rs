@@ -54,6 +54,7 @@ pub async fn get(
         subject: &subject,
         below: None,
         most: LAST_LETTERS,
+        questions: usize::MAX,
     };
     let letters = newest(&app.bus, DLQ, &last, |_| true).await;
     let letters = letters.map(|page| page.messages).unwrap_or_default();

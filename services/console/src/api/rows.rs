@@ -23,6 +23,8 @@ const PAGE: usize = 50;
 const BRIEF: usize = 160;
 /// Members of a set or ranking that are shown.
 const MAX_MEMBERS: usize = 200;
+/// Members up to which a set or ranking is read for that.
+const MAX_READ: u64 = 10_000;
 /// Changes by hand that are shown of a row.
 const MAX_SHOWN_EDITS: usize = 20;
 const MAX_REASON: usize = 400;
@@ -44,7 +46,7 @@ pub async fn list(
     Path(table): Path<String>,
     Query(wanted): Query<RowsWanted>,
 ) -> Result<Json<Value>, Problem> {
-    check_table(&table)?;
+    check_table(&app, &table)?;
     let cursor = match wanted.cursor.as_str() {
         "" => 0,
         text => text
@@ -69,13 +71,21 @@ pub async fn list(
     ))
 }
 
-/// Refuses what is no name of a table: it becomes part of a pattern of keys.
-fn check_table(table: &str) -> Result<(), Problem> {
-    if !table.is_empty() && table.chars().all(is_of_name) {
+/// Refuses what is no name of a table, which becomes part of a pattern of keys, and a table of nobody's: without the contract of its
+/// function nothing says which of its fields are sensitive.
+fn check_table(app: &App, table: &str) -> Result<(), Problem> {
+    if table.is_empty() || !table.chars().all(is_of_name) {
+        let why = format!("{table:?} is no name of a table");
+        return Err(Problem::new(MALFORMED, why));
+    }
+    let declared = rows::tables(&app.snapshot.manifests());
+    if declared.iter().any(|declared| declared.name == table) {
         return Ok(());
     }
-    let why = format!("{table:?} is no name of a table");
-    Err(Problem::new(MALFORMED, why))
+    let why = format!(
+        "no function declares the table {table}, so nothing says which of its fields are sensitive; `oncue state` shows it"
+    );
+    Err(Problem::new(NOT_FOUND, why))
 }
 
 fn is_of_name(c: char) -> bool {
@@ -92,13 +102,22 @@ pub async fn one(
     Path(table): Path<String>,
     Query(KeyWanted { key }): Query<KeyWanted>,
 ) -> Result<Json<Value>, Problem> {
-    check_table(&table)?;
+    check_table(&app, &table)?;
+    let sensitive = app.catalog.now().sensitive_names();
+    let members = app.store.members(&table, &key).await.map_err(away)?;
+    // Of many not even the first are read: Redis would do nothing else meanwhile. And members have no names of fields, so nothing
+    // says which of them came from what is sensitive: under a contract that calls anything so, none is shown.
+    if let Some(count) = members.filter(|count| *count > MAX_READ || !sensitive.is_empty()) {
+        let redis = app.store.keys().row(&table, &key);
+        return Ok(Json(json!({
+            "kind": "members", "count": count, "members": null, "table": table, "key": key, "redis": redis,
+        })));
+    }
     let found = app.store.show(&table, &key).await.map_err(away)?;
     let Some(value) = found else {
         let why = format!("there is nothing under {table}/{key}");
         return Err(Problem::new(NOT_FOUND, why));
     };
-    let sensitive = app.catalog.now().sensitive_names();
     let mut shown = match &value {
         StateValue::Row(row) => {
             let edits = rows::edits(&app.store, &table, &key, MAX_SHOWN_EDITS, &sensitive).await;
@@ -113,14 +132,12 @@ pub async fn one(
         }
         StateValue::Count(count) => json!({ "kind": "count", "count": count }),
         StateValue::Members(members) => {
-            members_of("members", members.len(), sensitive.is_empty(), || {
-                json!(&members[..members.len().min(MAX_MEMBERS)])
-            })
+            let shown = &members[..members.len().min(MAX_MEMBERS)];
+            json!({ "kind": "members", "count": members.len(), "members": shown })
         }
         StateValue::Ranking(ranking) => {
-            members_of("ranking", ranking.len(), sensitive.is_empty(), || {
-                json!(&ranking[..ranking.len().min(MAX_MEMBERS)])
-            })
+            let shown = &ranking[..ranking.len().min(MAX_MEMBERS)];
+            json!({ "kind": "ranking", "count": ranking.len(), "members": shown })
         }
     };
     shown["table"] = table.clone().into();
@@ -142,13 +159,6 @@ fn fields(row: &Row, hidden: &serde_json::Map<String, Value>) -> Vec<Value> {
         json!({ "name": name, "text": text, "hidden": is_hidden })
     });
     fields.collect()
-}
-
-/// Members of a set or ranking have no names of fields, so nothing says which of them came from what is sensitive: under a contract
-/// that calls anything so, none is shown.
-fn members_of(kind: &str, count: usize, may_show: bool, members: impl Fn() -> Value) -> Value {
-    let members = if may_show { members() } else { Value::Null };
-    json!({ "kind": kind, "count": count, "members": members })
 }
 
 /// Change of a row that somebody asks for.
@@ -175,7 +185,7 @@ pub async fn edit(
     asked: Result<Json<RowEdited>, JsonRejection>,
 ) -> Result<Json<Value>, Problem> {
     let Json(asked) = asked.map_err(|e| Problem::new(MALFORMED, e.body_text()))?;
-    check_table(&table)?;
+    check_table(&app, &table)?;
     let why = asked.why.trim();
     if why.is_empty() || why.len() > MAX_REASON {
         let how = format!("say why in `why`, in at most {MAX_REASON} bytes");
@@ -195,6 +205,7 @@ pub async fn edit(
         reason: why,
         by: &who.0,
         force: asked.force,
+        bounds: app.config.bounds,
     };
     let sensitive = app.catalog.now().sensitive_names();
     let written = match rows::plan(&app.store, &change, &sensitive).await {
@@ -223,6 +234,7 @@ fn problem(why: EditError) -> Problem {
         EditError::Nothing
         | EditError::NoField(_)
         | EditError::OtherKind { .. }
+        | EditError::TooLarge(_)
         | EditError::Hidden(_) => MALFORMED,
         EditError::Store(_) => return away(why),
     };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Extension, Path, State};
-use futures::future::try_join_all;
+use futures::future::join_all;
 use oncue_admin::flows::schedules::{self, ScheduleError, ScheduleRun, ScheduleState};
 use oncue_proto::event;
 use serde_json::{Value, json};
@@ -23,9 +23,12 @@ pub async fn list(State(app): State<Arc<App>>) -> Result<Json<Value>, Problem> {
     let runs = all
         .iter()
         .map(|schedule| schedules::runs(&app.bus, schedule, 1));
-    let runs = try_join_all(runs).await.map_err(away)?;
-    let shown = all.iter().zip(&runs);
-    let shown: Vec<Value> = shown.map(|(one, runs)| shown_one(one, runs)).collect();
+    let runs = join_all(runs).await;
+    let shown = all.iter().zip(runs);
+    // One of which the server does not say what it fired hides no other.
+    let shown: Vec<Value> = shown
+        .map(|(one, runs)| shown_one(one, &runs.unwrap_or_default()))
+        .collect();
     Ok(Json(json!({ "schedules": shown, "now": event::now_ms() })))
 }
 
@@ -98,7 +101,7 @@ pub async fn resume(
     Extension(who): Extension<Who>,
     Path(name): Path<String>,
 ) -> Result<Json<Value>, Problem> {
-    let resumed = schedules::resume(&app.bus, &app.config, &name).await;
+    let resumed = schedules::resume_as_paused(&app.bus, &app.config, &name).await;
     done(&who, "resume schedule", &name, resumed)
 }
 

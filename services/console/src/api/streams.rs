@@ -90,10 +90,11 @@ pub async fn messages(
         subject,
         below,
         most: wanted.limit.unwrap_or(PAGE).clamp(1, MAX_PAGE),
+        questions: usize::MAX,
     };
     // Apps share the streams of letters and timers.
     let page = newest(&app.bus, &name, &asked, |message| {
-        streams::is_own(app.bus.app(), &message.subject)
+        streams::is_of(app.bus.app(), message)
     });
     let page = page.await.map_err(away)?;
     let created = app.bus.stream_created(&name).await.map_err(away)?;

@@ -68,6 +68,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         reason: &args.reason,
         by: &by,
         force: args.force,
+        bounds: settings.config.bounds,
     };
     let place = format!("{}/{}", args.table, args.key);
     let planned = rows::plan(&store, &change, &sensitive).await;
@@ -108,7 +109,7 @@ fn failure(why: &EditError) -> Failure {
         }
         EditError::NoRow(_) => Failure::failed(what),
         EditError::Changed => Failure::failed(what).advise("look again"),
-        EditError::Nothing | EditError::Hidden(_) => Failure::usage(what),
+        EditError::Nothing | EditError::Hidden(_) | EditError::TooLarge(_) => Failure::usage(what),
         EditError::NoField(_) => Failure::usage(what)
             .advise("--force writes it, if the function knows one that is absent now"),
         EditError::OtherKind { .. } => Failure::usage(what)

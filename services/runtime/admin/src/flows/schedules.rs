@@ -24,10 +24,10 @@ use serde::Serialize;
 use super::clock;
 use super::{HandMadeEvent, Sender};
 use crate::AdminError;
-use crate::stores::streams::{Newest, newest};
+use crate::stores::streams::{Newest, SCHEDULER, newest};
 
-/// Header in which the server says which schedule has fired a message [NATS ADR-51].
-const SCHEDULER: &str = "Nats-Scheduler";
+/// Questions to the server for the firings of one schedule, which are looked for each time that somebody looks at it.
+const QUESTIONS: usize = 20;
 /// Header in which a stream says where it took a message from.
 const TAKEN_FROM: &str = "Nats-Stream-Source";
 /// Header with the time after which a message goes by itself.
@@ -263,6 +263,14 @@ pub async fn runs(
     }
     let fired_now = fired(bus, TIMER, &[format!("{TIMER}.due.{ty}")], schedule, most).await?;
     let created = created(bus, stream).await?;
+    if created == 0 {
+        // Without the stream nobody has taken it.
+        let runs = fired_now.iter().map(|fired| ScheduleRun {
+            at: fired.time,
+            flow: None,
+        });
+        return Ok(runs.collect());
+    }
     if fired_now.is_empty() {
         let kept = fired(bus, stream, std::slice::from_ref(ty), schedule, most).await?;
         return Ok(kept.iter().map(|one| run(stream, created, one)).collect());
@@ -313,6 +321,7 @@ async fn fired(
             subject,
             below: None,
             most,
+            questions: QUESTIONS,
         };
         let page = newest(bus, stream, &wanted, |message| {
             message.header(SCHEDULER) == Some(&scheduler)
@@ -446,13 +455,37 @@ pub async fn pause(bus: &Bus, config: &Config, name: &str, by: &str) -> Result<(
 /// It is not declared or not paused, or somebody has changed it meanwhile.
 pub async fn resume(bus: &Bus, config: &Config, name: &str) -> Result<(), ScheduleError> {
     let schedule = declared(bus, config, name).await?;
+    let there = paused(bus, config, name).await?;
+    let resumed = bus.resume_schedule(schedule, &there).await;
+    changed(resumed, name)
+}
+
+/// As [`resume`], for a program that may have read `oncue.toml` long ago: with the rule that was paused, and no other.
+///
+/// # Errors
+/// As there; and the rule is another one than that of the file as it was read.
+pub async fn resume_as_paused(bus: &Bus, config: &Config, name: &str) -> Result<(), ScheduleError> {
+    let schedule = declared(bus, config, name).await?;
+    let there = paused(bus, config, name).await?;
+    if !there.is_as(schedule, &config.app) {
+        let why = format!(
+            "the schedule {name} was paused with another rule than this program knows; `oncue schedule resume {name}` \
+             takes the one of oncue.toml as it is now"
+        );
+        return Err(ScheduleError::Refused(why));
+    }
+    let resumed = bus.resume_schedule(schedule, &there).await;
+    changed(resumed, name)
+}
+
+/// Schedule as it stands on the server, paused.
+async fn paused(bus: &Bus, config: &Config, name: &str) -> Result<StandingSchedule, ScheduleError> {
     let there = standing(bus, config, name).await?;
     if there.pause.is_none() {
         let why = format!("the schedule {name} is not paused");
         return Err(ScheduleError::Refused(why));
     }
-    let resumed = bus.resume_schedule(schedule, &there).await;
-    changed(resumed, name)
+    Ok(there)
 }
 
 /// Schedule as it stands on the server, of the app's own by its name.

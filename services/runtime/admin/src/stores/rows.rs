@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use oncue_core::config::Bounds;
 use oncue_core::model::flow::{hide_inside, hide_members};
 use oncue_core::model::manifest::Manifest;
 use oncue_core::store::{KeyedRow, Row, RowEdit, StateValue, Store, StoreError};
@@ -140,6 +141,8 @@ pub struct RowChange<'c> {
     pub by: &'c str,
     /// Writes a field that the row does not have, or a value of another kind than it holds.
     pub force: bool,
+    /// Bounds of the app, which its functions keep: a row beyond them would be refused at their next commit.
+    pub bounds: Bounds,
 }
 
 /// Reason for which a row was not changed; its text is for a person.
@@ -160,6 +163,9 @@ pub enum EditError {
     /// Function could not read it. Neither value is said: one of them may be sensitive.
     #[error("{field} holds {holds}, and what it would get is of another kind")]
     OtherKind { field: String, holds: &'static str },
+    /// The row would be larger than its function may make it.
+    #[error("{0}")]
+    TooLarge(String),
     /// Text that stands in place of a sensitive value.
     #[error(
         "{0} holds what the contract calls sensitive and is not shown; write all of its value, or leave it"
@@ -227,6 +233,16 @@ pub async fn plan<'c>(
             then: Some(value.clone()),
         });
     }
+    let stays = row.fields.iter().filter(|(name, _)| {
+        !change.unset.contains(name) && !change.set.iter().any(|(field, _)| field == name)
+    });
+    let stays: usize = stays.map(|(name, value)| name.len() + value.len()).sum();
+    let comes = change
+        .set
+        .iter()
+        .map(|(name, value)| name.len() + value.len());
+    let within = change.bounds.check_row(stays + comes.sum::<usize>());
+    within.map_err(EditError::TooLarge)?;
     for field in change.unset {
         let old = seen.get(field);
         let old = old.ok_or_else(|| EditError::NoField(field.clone()))?;

@@ -12,6 +12,8 @@ use serde::Serialize;
 
 use crate::AdminError;
 
+/// Header in which the server says which schedule has fired a message [NATS ADR-51].
+pub(crate) const SCHEDULER: &str = "Nats-Scheduler";
 /// Questions to the server for one page: enough for any stream, unless what is wanted is very rare.
 const MAX_QUESTIONS: usize = 400;
 /// Sequences that one question spans at most.
@@ -177,6 +179,12 @@ pub fn is_own(app: &AppName, subject: &str) -> bool {
     owner.is_none_or(|owner| owner == app.as_str())
 }
 
+/// Whether a message is none of another app, in a stream that apps share: what a schedule or a delay has fired says whose it was.
+pub fn is_of(app: &AppName, message: &StoredMessage) -> bool {
+    let scheduler = message.header(SCHEDULER);
+    is_own(app, &message.subject) && scheduler.is_none_or(|subject| is_own(app, subject))
+}
+
 /// Messages that are wanted of a stream, from the newest on.
 #[derive(Debug, Clone, Copy)]
 pub struct Newest<'n> {
@@ -186,6 +194,8 @@ pub struct Newest<'n> {
     pub below: Option<u64>,
     /// Most messages.
     pub most: usize,
+    /// Most questions to the server, for what is wanted may be rare.
+    pub questions: usize,
 }
 
 /// Page of the messages of a stream.
@@ -218,7 +228,7 @@ pub async fn newest(
     let mut width = asked.most as u64;
     let room = asked.most.max(LEAST_ANSWER);
     let mut page = MessagePage::default();
-    for _ in 0..MAX_QUESTIONS {
+    for _ in 0..asked.questions.min(MAX_QUESTIONS) {
         if end <= first || page.messages.len() >= asked.most {
             break;
         }

@@ -613,15 +613,15 @@ impl Bus {
                 done.push(ScheduleChange::Paused(what));
                 continue;
             }
+            let last = there.as_ref().map_or(0, |there| there.sequence);
             let same = there.is_some_and(|there| schedule.is_message(&there, &config.app));
             if !same {
                 done.push(ScheduleChange::Made(what));
                 if mode != Mode::Look {
                     let subject = wanted.subject.clone();
-                    self.publish_each(vec![wanted])
-                        .await
-                        .remove(0)
-                        .map_err(|e| failed(subject, e))?;
+                    // In place of what was looked at: somebody may have paused it since.
+                    let put = self.put_schedule(wanted, last).await;
+                    put.map_err(|e| failed(subject, e))?;
                 }
             }
         }

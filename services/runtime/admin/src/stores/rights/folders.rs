@@ -24,7 +24,8 @@ const USERS: &str = "redis.acl";
 /// Parts of [`ACCOUNTS`] and [`USERS`] where several apps share servers, by the ends of their names, and the function library,
 /// which the owner of Redis loads.
 const PART_OF_ACCOUNTS: &str = "accounts";
-const PART_OF_USERS: &str = "acl";
+const PART_OF_USERS: &str = "app.acl";
+const END_OF_USERS: &str = "acl";
 const LIBRARY: &str = "lua";
 
 /// Folder of what servers read that several apps share, and what one of them may take.
@@ -74,6 +75,10 @@ pub fn write(
         return put(&folder.join(USERS), &users);
     };
     fs::create_dir_all(folder).map_err(|e| named(folder, &e))?;
+    // Two apps may be written at once, and what joins all is written by each.
+    let lock = folder.join(".lock");
+    let lock = fs::File::create(&lock).and_then(|file| file.lock().map(|()| file));
+    let _lock = lock.map_err(|e| named(folder, &e))?;
     let users = users::tenants(rights);
     let parts = [
         (
@@ -115,7 +120,7 @@ fn join(folder: &Path) -> io::Result<()> {
                 let name = path.file_name().unwrap_or_default().display();
                 let _ = writeln!(accounts, "  include \"{name}\"");
             }
-            Some(PART_OF_USERS) if path.file_name() != Some(OsStr::new(USERS)) => {
+            Some(END_OF_USERS) if path.file_name() != Some(OsStr::new(USERS)) => {
                 users += &fs::read_to_string(&path).map_err(|e| named(&path, &e))?;
             }
             _ => {}

@@ -128,21 +128,10 @@ pub(super) fn hash(password: &str) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Rules of operator and console on a server that other apps use as well: all that has to do with keys of their own. Nobody loads
-/// code there, which would run with the rights of whoever calls it, changes settings or users, or copies the whole of it.
-const TENANT: [&str; 11] = [
-    "resetchannels",
-    "+@all",
-    "-@admin",
-    "-@dangerous",
-    "-@scripting",
-    "+fcall",
-    "+fcall_ro",
-    "+function|list",
-    "+info",
-    "+role",
-    "+restore",
-];
+/// Commands of operator and console on a server that other apps use as well, besides [`COMMANDS`]: all of them have to do with keys of
+/// their own, but for the names of others' that a scan says. Nobody loads code there, which would run with the rights of whoever
+/// calls it, changes settings or users, or copies the whole of it.
+const TENANT: [&str; 4] = ["scan", "lpush", "restore", "memory|usage"];
 
 /// Users of an app, by role.
 pub fn users(rights: &Rights) -> Vec<(&Role, User)> {
@@ -162,7 +151,9 @@ pub fn tenants(rights: &Rights) -> Vec<(&Role, User)> {
             "on".to_owned(),
             format!("~{}:*", rights.app),
         ];
-        user.rules = own.into_iter().chain(TENANT.map(str::to_owned)).collect();
+        let commands = COMMANDS.iter().chain(&TENANT);
+        let commands = commands.map(|command| format!("+{command}"));
+        user.rules = own.into_iter().chain(commands).collect();
     }
     users
 }

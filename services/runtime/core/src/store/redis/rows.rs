@@ -2,7 +2,7 @@
 
 use redis::cmd;
 
-use super::wire::row;
+use super::wire::{row, stored};
 use super::{Store, is_library_missing, next_reply};
 use crate::store::{Row, SCHEMA, StoreError};
 use oncue_proto::event;
@@ -92,6 +92,19 @@ impl Store {
         Ok(RowPage { rows, next })
     }
 
+    /// Members of a set or a ranking; `None` for whatever else stands there, or nothing.
+    pub async fn members(&self, table: &str, key: &str) -> Result<Option<u64>, StoreError> {
+        let key = self.keys.row(table, key);
+        let mut c = self.connection();
+        let kind: String = cmd("TYPE").arg(&key).query_async(&mut c).await?;
+        let count = match kind.as_str() {
+            "set" => "SCARD",
+            "zset" => "ZCARD",
+            _ => return Ok(None),
+        };
+        Ok(Some(cmd(count).arg(&key).query_async(&mut c).await?))
+    }
+
     /// Changes a row by hand; `false` if it has changed since it was read. Workers that remember it read it again.
     pub async fn edit(&self, edit: &RowEdit<'_>) -> Result<bool, StoreError> {
         let mut call = cmd("FCALL");
@@ -102,10 +115,13 @@ impl Store {
             .arg(edit.version)
             .arg(edit.record)
             .arg(edit.set.len());
+        // The version stands among the fields: one that an author calls so is stored under another name.
         for (field, value) in edit.set {
-            call.arg(field).arg(value);
+            call.arg(&*stored(field)).arg(value);
         }
-        call.arg(edit.unset);
+        for field in edit.unset {
+            call.arg(&*stored(field));
+        }
         let changed = call.query_async(&mut self.connection()).await;
         changed.map_err(|e| {
             if is_library_missing(&e) {
