@@ -57,10 +57,12 @@ async function show(page, crowd, address, selector) {
 async function findings(page, name, rules = null) {
   // Not as a script of the page, which takes none but its own.
   if (!(await page.evaluate(() => "axe" in globalThis))) await page.evaluate(AXE);
-  const { passes, violations } = await page.evaluate((only) => axe.run(document, { resultTypes: ["violations"], ...(only ? { runOnly: { type: "rule", values: only } } : {}) }), rules);
+  const { passes, violations, incomplete } = await page.evaluate((only) => axe.run(document, { resultTypes: ["violations"], ...(only ? { runOnly: { type: "rule", values: only } } : {}) }), rules);
   const isModal = (await page.locator("dialog[open]").count()) > 0;
   const least = rules ? rules.length : isModal ? FEWEST_IN_A_DIALOG : FEWEST_PASSES;
-  assert.ok(passes.length >= least, `${name}: only ${passes.length} rules found anything to look at`);
+  // Behind a question that lies on something that was scrolled axe sees no colour, and says so of each text.
+  const looked = passes.length + incomplete.length;
+  assert.ok(looked >= least, `${name}: only ${looked} rules found anything to look at`);
   return violations.flatMap(({ id, nodes }) => nodes.map(({ target, any }) => `${name}: ${id} at ${target.join(" ")}${any[0] ? `, ${any[0].message}` : ""}`));
 }
 

@@ -381,7 +381,10 @@ let failures = 0;
 const crowd = await startCrowd();
 const browser = await openBrowser();
 const page = await openPage(browser, crowd.url);
-for (const [name, run] of tests) {
+// Some of them alone: ONLY="part of a name|another".
+const only = process.env.ONLY?.split("|") ?? [];
+const chosen = only.length === 0 ? tests : tests.filter(([name]) => only.some((part) => name.includes(part)));
+for (const [name, run] of chosen) {
   const began = Date.now();
   try {
     await run({ page, browser, crowd });
@@ -396,5 +399,5 @@ for (const [name, run] of tests) {
 }
 await browser.close();
 await stopAll();
-console.log(`browser tests: ${tests.length - failures} of ${tests.length} passed; pictures are in ${shots}`);
+console.log(`browser tests: ${chosen.length - failures} of ${chosen.length} passed; pictures are in ${shots}`);
 process.exit(failures > 0 ? 1 : 0);
