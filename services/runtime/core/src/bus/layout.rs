@@ -595,35 +595,7 @@ impl Bus {
     ) -> Result<Vec<ScheduleChange>, BusError> {
         let mut done = Vec::new();
         for schedule in &config.schedules {
-            let wanted = schedule.message(&config.app);
-            let there = self
-                .last_message(TIMER, &wanted.subject)
-                .await
-                .map_err(|e| failed(&wanted.subject, e))?;
-            let zone = schedule.zone().map(|zone| format!(" {zone}"));
-            let what = format!(
-                "schedule {} {}{}",
-                schedule.name(),
-                schedule.rule(),
-                zone.unwrap_or_default()
-            );
-            if let Some(there) = &there
-                && there.header(PAUSED).is_some()
-            {
-                done.push(ScheduleChange::Paused(what));
-                continue;
-            }
-            let last = there.as_ref().map_or(0, |there| there.sequence);
-            let same = there.is_some_and(|there| schedule.is_message(&there, &config.app));
-            if !same {
-                done.push(ScheduleChange::Made(what));
-                if mode != Mode::Look {
-                    let subject = wanted.subject.clone();
-                    // In place of what was looked at: somebody may have paused it since.
-                    let put = self.put_schedule(wanted, last).await;
-                    put.map_err(|e| failed(subject, e))?;
-                }
-            }
+            done.extend(self.ensure_schedule(schedule, config, mode).await?);
         }
         for subject in self.schedules_left_over(config).await? {
             done.push(ScheduleChange::LeftOver(format!("schedule {subject}")));
@@ -638,6 +610,48 @@ impl Bus {
             }
         }
         Ok(done)
+    }
+
+    /// Puts one schedule there, unless it is there already, or paused.
+    async fn ensure_schedule(
+        &self,
+        schedule: &Schedule,
+        config: &Config,
+        mode: Mode,
+    ) -> Result<Option<ScheduleChange>, BusError> {
+        let zone = schedule.zone().map(|zone| format!(" {zone}"));
+        let what = format!(
+            "schedule {} {}{}",
+            schedule.name(),
+            schedule.rule(),
+            zone.unwrap_or_default()
+        );
+        for attempt in 1.. {
+            let wanted = schedule.message(&config.app);
+            let subject = wanted.subject.clone();
+            let there = self.last_message(TIMER, &subject).await;
+            let there = there.map_err(|e| failed(&subject, e))?;
+            if let Some(there) = &there {
+                if there.header(PAUSED).is_some() {
+                    return Ok(Some(ScheduleChange::Paused(what)));
+                }
+                if schedule.is_message(there, &config.app) {
+                    return Ok(None);
+                }
+            }
+            if mode == Mode::Look {
+                break;
+            }
+            // In place of what was looked at, and else looked at again: somebody may have paused it since, or put it there as
+            // well.
+            let last = there.map_or(0, |there| there.sequence);
+            match self.put_schedule(wanted, last).await {
+                Ok(()) => break,
+                Err(PublishError::Outdated(_)) if attempt < CREATE_ATTEMPTS => {}
+                Err(e) => return Err(failed(subject, e)),
+            }
+        }
+        Ok(Some(ScheduleChange::Made(what)))
     }
 
     /// Schedules of the app as they stand in the timer stream, by name; none where there is no such stream.
