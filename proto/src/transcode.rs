@@ -209,11 +209,11 @@ impl<'de> Visitor<'de> for MessageSeed<'_> {
                 number: field.number,
                 at: self.bytes.len(),
             });
-            map.next_value_seed(FieldSeed {
+            map.next_value_seed(FieldSeed(FieldWriter {
                 all: self.all,
                 field,
                 bytes: self.bytes,
-            })?;
+            }))?;
         }
         if !starts.is_sorted_by_key(|start| start.number) {
             sort(&starts, self.bytes, begin);
@@ -269,34 +269,30 @@ impl<'w> Visitor<'_> for NameSeed<'w> {
     }
 }
 
-/// Value of a field, with its key.
-struct FieldSeed<'w> {
+/// A field that is read, and where it is written.
+struct FieldWriter<'w> {
     all: &'w Transcoder,
     field: &'w Field,
     bytes: &'w mut Vec<u8>,
 }
+
+/// Whole field: one value, or a list.
+struct FieldSeed<'w>(FieldWriter<'w>);
 
 impl<'de> DeserializeSeed<'de> for FieldSeed<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<(), D::Error> {
-        let Self { all, field, bytes } = self;
-        match field.value {
+        let Self(writer) = self;
+        match writer.field.value {
             Value::Odd => Err(odd()),
-            _ if field.is_list => reader.deserialize_any(ListVisitor { all, field, bytes }),
-            Value::Text | Value::Bytes | Value::Timestamp => {
-                reader.deserialize_str(ValueVisitor { all, field, bytes })
-            }
-            _ => reader.deserialize_any(ValueVisitor { all, field, bytes }),
+            _ if writer.field.is_list => reader.deserialize_any(ListVisitor(writer)),
+            _ => writer.deserialize(reader),
         }
     }
 }
 
-struct ListVisitor<'w> {
-    all: &'w Transcoder,
-    field: &'w Field,
-    bytes: &'w mut Vec<u8>,
-}
+struct ListVisitor<'w>(FieldWriter<'w>);
 
 impl<'de> Visitor<'de> for ListVisitor<'_> {
     type Value = ();
@@ -306,54 +302,40 @@ impl<'de> Visitor<'de> for ListVisitor<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
-        let Self { all, field, bytes } = self;
-        if !field.is_packed {
-            while list
-                .next_element_seed(ElementSeed { all, field, bytes })?
-                .is_some()
-            {}
-            return Ok(());
-        }
+        let FieldWriter { all, field, bytes } = self.0;
         let mut packed = Vec::new();
-        while list
-            .next_element_seed(ElementSeed {
-                all,
-                field,
-                bytes: &mut packed,
-            })?
-            .is_some()
-        {}
+        loop {
+            let bytes = if field.is_packed {
+                &mut packed
+            } else {
+                &mut *bytes
+            };
+            let element = FieldWriter { all, field, bytes };
+            if list.next_element_seed(element)?.is_none() {
+                break;
+            }
+        }
         if !packed.is_empty() {
-            write_block(field.number, &packed, bytes);
+            encode_key(field.number, WireType::LengthDelimited, bytes);
+            write_block(&packed, bytes);
         }
         Ok(())
     }
 }
 
-/// Element of a list.
-struct ElementSeed<'w> {
-    all: &'w Transcoder,
-    field: &'w Field,
-    bytes: &'w mut Vec<u8>,
-}
-
-impl<'de> DeserializeSeed<'de> for ElementSeed<'_> {
+/// One value, with its key unless it stands in a packed list.
+impl<'de> DeserializeSeed<'de> for FieldWriter<'_> {
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<(), D::Error> {
-        let Self { all, field, bytes } = self;
-        reader.deserialize_any(ValueVisitor { all, field, bytes })
+        match self.field.value {
+            Value::Text | Value::Bytes | Value::Timestamp => reader.deserialize_str(self),
+            _ => reader.deserialize_any(self),
+        }
     }
 }
 
-/// One value, with its key unless it stands in a packed list.
-struct ValueVisitor<'w> {
-    all: &'w Transcoder,
-    field: &'w Field,
-    bytes: &'w mut Vec<u8>,
-}
-
-impl ValueVisitor<'_> {
+impl FieldWriter<'_> {
     /// Begins the field; `false` where a default is not written.
     fn begin(&mut self, is_default: bool) -> bool {
         let Field {
@@ -381,8 +363,7 @@ impl ValueVisitor<'_> {
 
     fn block(mut self, content: &[u8]) {
         if self.begin(content.is_empty()) {
-            encode_varint(content.len() as u64, self.bytes);
-            self.bytes.extend_from_slice(content);
+            write_block(content, self.bytes);
         }
     }
 
@@ -404,7 +385,7 @@ impl ValueVisitor<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for ValueVisitor<'_> {
+impl<'de> Visitor<'de> for FieldWriter<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
@@ -480,16 +461,14 @@ impl<'de> Visitor<'de> for ValueVisitor<'_> {
         };
         inner.visit_map(map)?;
         if self.begin(false) {
-            encode_varint(content.len() as u64, self.bytes);
-            self.bytes.extend_from_slice(&content);
+            write_block(&content, self.bytes);
         }
         Ok(())
     }
 }
 
-/// A field of bytes.
-fn write_block(number: u32, content: &[u8], bytes: &mut Vec<u8>) {
-    encode_key(number, WireType::LengthDelimited, bytes);
+/// Content with its length in front.
+fn write_block(content: &[u8], bytes: &mut Vec<u8>) {
     encode_varint(content.len() as u64, bytes);
     bytes.extend_from_slice(content);
 }
@@ -532,8 +511,7 @@ impl Time {
             encode_key(2, WireType::Varint, &mut content);
             encode_varint(self.nanos.into(), &mut content);
         }
-        encode_varint(content.len() as u64, bytes);
-        bytes.extend_from_slice(&content);
+        write_block(&content, bytes);
     }
 }
 
