@@ -15,6 +15,8 @@ use crate::exit::Failure;
 
 /// Longest time after which the bounds are looked at again, whether or not a change was heard.
 const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// Time after which a change that was heard is stored on all servers.
+const SETTLED: Duration = Duration::from_secs(1);
 
 /// Takes bounds over until the connection closes for good.
 ///
@@ -28,13 +30,16 @@ pub async fn follow(
 ) -> Result<Infallible, Failure> {
     let changes = bus.subscribe(&bounds::subject(bus.app(), "*")).await;
     let mut changes = changes.map_err(Failure::silent)?;
+    let mut wait = LOOK_AGAIN;
     loop {
         // What cannot be read changes nothing: the next look is soon.
         let _ = take_over(bus, pools, config, log).await;
-        let heard = tokio::time::timeout(LOOK_AGAIN, changes.next()).await;
-        if matches!(heard, Ok(None)) {
-            return Err(Failure::silent("the connection to NATS is closed"));
-        }
+        wait = match tokio::time::timeout(wait, changes.next()).await {
+            Ok(None) => return Err(Failure::silent("the connection to NATS is closed")),
+            // Heard, and perhaps not stored yet by the server that is asked.
+            Ok(Some(_)) => SETTLED,
+            Err(_) => LOOK_AGAIN,
+        };
     }
 }
 

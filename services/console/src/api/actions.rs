@@ -386,10 +386,7 @@ pub async fn give_up(
     asked: Body,
 ) -> Result<Json<Value>, Problem> {
     let chosen = body(asked)?;
-    let why = chosen.why.trim().to_owned();
-    if why.is_empty() {
-        return Err(Problem::new(MALFORMED, "say why in `why`"));
-    }
+    let why = audit::reason(&chosen.why)?.to_owned();
     // All are looked up before the first is dropped, so that a page which is out of date drops nothing.
     let numbers = select(&app, &chosen).await?.numbers;
     let on = named(&numbers);

@@ -15,8 +15,6 @@ use crate::api::audit::{self, Who};
 use crate::problem::{MALFORMED, NOT_FOUND, Problem};
 use crate::{App, away};
 
-const MAX_REASON: usize = 400;
-
 /// Bounds that somebody asks for.
 #[derive(Deserialize)]
 pub struct BoundsWanted {
@@ -33,11 +31,7 @@ pub async fn set(
     asked: Result<Json<BoundsWanted>, JsonRejection>,
 ) -> Result<Json<Value>, Problem> {
     let Json(asked) = asked.map_err(|e| Problem::new(MALFORMED, e.body_text()))?;
-    let why = asked.why.trim();
-    if why.is_empty() || why.len() > MAX_REASON {
-        let how = format!("say why in `why`, in at most {MAX_REASON} bytes");
-        return Err(Problem::new(MALFORMED, how));
-    }
+    let why = audit::reason(&asked.why)?;
     check(&app, &name)?;
     let wanted = SetBounds {
         min: asked.min,

@@ -270,10 +270,7 @@ pub async fn edit(
     asked: Result<Json<Correction>, JsonRejection>,
 ) -> Result<Json<Value>, Problem> {
     let Json(asked) = asked.map_err(|e| Problem::new(MALFORMED, e.body_text()))?;
-    let why = asked.why.trim();
-    if why.is_empty() {
-        return Err(Problem::new(MALFORMED, "say why in `why`"));
-    }
+    let why = audit::reason(&asked.why)?;
     let letter = read(&app, &number).await?;
     let catalog = app.catalog.now();
     let entry = catalog

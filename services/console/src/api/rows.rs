@@ -27,7 +27,6 @@ const MAX_MEMBERS: usize = 200;
 const MAX_READ: u64 = 10_000;
 /// Changes by hand that are shown of a row.
 const MAX_SHOWN_EDITS: usize = 20;
-const MAX_REASON: usize = 400;
 
 pub async fn tables(State(app): State<Arc<App>>) -> Json<Value> {
     let tables = rows::tables(&app.snapshot.manifests());
@@ -186,11 +185,7 @@ pub async fn edit(
 ) -> Result<Json<Value>, Problem> {
     let Json(asked) = asked.map_err(|e| Problem::new(MALFORMED, e.body_text()))?;
     check_table(&app, &table)?;
-    let why = asked.why.trim();
-    if why.is_empty() || why.len() > MAX_REASON {
-        let how = format!("say why in `why`, in at most {MAX_REASON} bytes");
-        return Err(Problem::new(MALFORMED, how));
-    }
+    let why = audit::reason(&asked.why)?;
     let version = asked
         .version
         .parse()
