@@ -87,6 +87,32 @@ async fn what_the_configuration_takes_the_server_takes() {
     assert_eq!(set.expect("the server takes them all").len(), berlin);
 }
 
+/// Two who begin at once on new servers put the same schedules there, and neither fails because of the other.
+#[tokio::test]
+async fn several_put_the_same_schedules_there_at_once() {
+    let cluster = Cluster::new("").await;
+    let mut text = String::new();
+    for number in 0..20 {
+        let _ = writeln!(
+            text,
+            "[[schedule]]\nfunction = \"f\"\nname = \"s{number}\"\nevery = \"1h\""
+        );
+    }
+    let config = Config::parse(&named(&text), None, |_| None).expect("a configuration");
+    let bus = cluster.bus().await;
+    let timer = layout::stream(&config.app, layout::TIMER, &config.stream(layout::TIMER));
+    bus.provide(&timer).await.expect("a stream");
+    let all = (0..6).map(|_| bus.ensure_schedules(&config, Mode::Apply));
+    let made = futures::future::join_all(all).await;
+    let refused: Vec<String> = made
+        .iter()
+        .filter_map(|one| one.as_ref().err().map(ToString::to_string))
+        .collect();
+    assert!(refused.is_empty(), "{refused:?}");
+    let standing = bus.standing_schedules().await.expect("asked");
+    assert_eq!(standing.len(), 20);
+}
+
 #[tokio::test]
 async fn a_cron_line_fires_in_its_zone_and_its_next_times_are_shown() {
     let config = "[functions.publish-trends]\n\
