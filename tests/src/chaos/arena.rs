@@ -423,10 +423,17 @@ impl Arena {
     fn keep_logs(&mut self) {
         let kept = std::env::temp_dir().join(format!("oncue-chaos-{}-{}", self.name, self.seed));
         let _ = std::fs::create_dir_all(&kept);
-        for (n, log) in self.pool.logs().enumerate() {
-            let _ = std::fs::write(kept.join(format!("worker-{n}.log")), log);
+        // Of all lives of all workers: the last ones say little of a fault before them.
+        for file in std::fs::read_dir(&self.cluster.dir)
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            if file.path().extension().is_some_and(|of| of == "log") {
+                let _ = std::fs::copy(file.path(), kept.join(file.file_name()));
+            }
         }
         self.report
-            .note(format!("logs of the workers: {}", kept.display()));
+            .note(format!("logs of all processes: {}", kept.display()));
     }
 }

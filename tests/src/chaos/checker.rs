@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use oncue_core::app::AppName;
 use oncue_core::secret::id_secret;
 use oncue_core::store::Store;
+use oncue_proto::event;
 use oncue_proto::oncue::v1::{DeadLetter, DeadLetterDropped};
 use prost::Message as _;
 use serde_json::{Value, json};
@@ -251,6 +252,7 @@ async fn strayed(arena: &mut Arena, keys: &BTreeSet<String>) {
 async fn dead_letters(arena: &mut Arena, app: &AppName) -> Dead {
     let (letters, dropped) = (format!("dlq.{app}."), format!("dlq.letter.dropped.{app}"));
     let mut dead = Dead::new();
+    let mut written: HashMap<(String, String), String> = HashMap::new();
     for message in arena.cluster.messages(&arena.bus, "dlq").await {
         let read = if message.subject.starts_with(&letters) {
             DeadLetter::decode(&message.payload[..]).map(|letter| {
@@ -259,15 +261,23 @@ async fn dead_letters(arena: &mut Arena, app: &AppName) -> Dead {
                     letter.event_id,
                     letter.reason,
                     letter.message,
+                    letter.at,
                 )
             })
         } else if message.subject == dropped {
-            DeadLetterDropped::decode(&message.payload[..])
-                .map(|record| (record.function, record.event_id, record.reason, record.why))
+            DeadLetterDropped::decode(&message.payload[..]).map(|record| {
+                (
+                    record.function,
+                    record.event_id,
+                    record.reason,
+                    record.why,
+                    record.at,
+                )
+            })
         } else {
             continue;
         };
-        let (function, id, reason, why) = match read {
+        let (function, id, reason, why, at) = match read {
             Ok(read) => read,
             Err(e) => {
                 let why = format!("a dead letter cannot be read: {e}");
@@ -286,10 +296,15 @@ async fn dead_letters(arena: &mut Arena, app: &AppName) -> Dead {
         let place = (function, id);
         let before = dead.get(&place).map(String::as_str);
         let again = [before, Some(reason.as_str())].contains(&arena.again_as);
+        let at = event::format_time(oncue_admin::dead_letters::ms(at.as_ref()));
         if before.is_some() && !again {
-            let why = format!("{} has two letters for {}", place.0, place.1);
+            let why = format!(
+                "{} has two letters for {}, of {} and {at}",
+                place.0, place.1, written[&place]
+            );
             arena.report.failures.push(why);
         }
+        written.insert(place.clone(), at);
         dead.insert(place, reason);
     }
     dead

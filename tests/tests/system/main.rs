@@ -19,6 +19,7 @@ mod doctor;
 mod docs;
 mod dry_run;
 mod elastic;
+mod emptied;
 mod files;
 mod flow_cli;
 mod flows;

@@ -1,7 +1,7 @@
 //! A Redis that went back in time: who finds it out, and what is no alarm.
 
 use oncue_core::app::AppName;
-use oncue_core::store::Store;
+use oncue_core::store::{CommitEvent, Store};
 use oncue_tests::any_store::AnyStore;
 use oncue_tests::cluster::Cluster;
 
@@ -15,6 +15,18 @@ async fn connect(cluster: &Cluster) -> Store {
     Store::connect(&url, &AppName::default())
         .await
         .expect("Redis")
+}
+
+/// What the commit that finds the loss is answered means nothing, nor what any later one is.
+async fn not_believed(store: &AnyStore, event: CommitEvent) {
+    for _ in 0..2 {
+        let refused = store.commit(&[alone(event.clone())]).await;
+        let why = refused.err().expect("no answer to believe");
+        assert!(
+            why.away && why.message.contains("went back in time"),
+            "{why}"
+        );
+    }
 }
 
 /// Redis came back from an older file: who misses commits of its own says so, for all.
@@ -44,7 +56,9 @@ async fn a_redis_that_went_back_in_time_is_found_out() {
     for n in 10..20 {
         numbered(&other, n).await;
     }
-    numbered(&store, 3).await;
+    let mut event = handled("g3", "/g");
+    event.mark.sequence = 103;
+    not_believed(&store, event).await;
     let found = redis
         .regression(&["suite"])
         .await
@@ -96,7 +110,7 @@ async fn what_was_restored_is_no_loss() {
             && redis.regression(&["suite"]).await.expect("asked").is_none()
     );
     cluster.redis_cli(&["SET", &record, "1 1700000000000"]);
-    commit(&store, alone(handled("r4", "/r"))).await;
+    not_believed(&store, handled("r4", "/r")).await;
     assert!(
         redis.regressed().borrow().is_some(),
         "a loss since then is one"
@@ -120,7 +134,7 @@ async fn a_restoration_that_was_lost_as_well_hides_no_loss() {
     let record = cluster.redis_cli(&["--scan", "--pattern", "app:commits:*"]);
     cluster.redis_cli(&["SET", &record, "1 1700000000000"]);
     cluster.redis_cli(&["DEL", "app:epoch"]);
-    commit(&store, alone(handled("l3", "/l"))).await;
+    not_believed(&store, handled("l3", "/l")).await;
     assert!(
         redis.regressed().borrow().is_some()
             && redis.regression(&["suite"]).await.expect("asked").is_some()
@@ -134,7 +148,7 @@ async fn an_emptied_redis_is_restored_from_the_beginning() {
     let store = AnyStore::from(redis.clone());
     commit(&store, alone(handled("e0", "/e"))).await;
     cluster.redis_cli(&["FLUSHALL"]);
-    commit(&store, alone(handled("e1", "/e"))).await;
+    not_believed(&store, handled("e1", "/e")).await;
     assert_eq!(
         redis
             .regression(&["suite"])

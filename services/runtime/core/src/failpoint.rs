@@ -6,11 +6,12 @@
 
 /// Names of all crash points, in the order in which an event meets them. One departs from it: a commit has one outbox
 /// and many events, so `mark.done` comes with the last of them, and as a rule behind `ack.done`.
-pub const POINTS: [&str; 14] = [
+pub const POINTS: [&str; 15] = [
     "pulled",                // in flight
     "read.done",             // row and seen-mark are read
     "run.counted",           // an event that was delivered before is counted
     "handler.done",          // the handler has run, nothing is written
+    "duplicate.found",       // Redis knows an event that comes again; its outputs are not read yet
     "commit.done",           // Redis has answered
     "publish.begin",         // before the first output
     "publish.one",           // after each output's publish ack
@@ -40,6 +41,8 @@ pub enum Sabotage {
     VouchForAll,
     /// Takes keys, headers, outputs and rows of any size.
     NoBounds,
+    /// Begins no record, and believes what a Redis answers that has lost it.
+    NoRecord,
 }
 
 /// Without the feature: nothing.
@@ -101,6 +104,7 @@ mod inner {
             Sabotage::PublishFirst => "publish-first",
             Sabotage::VouchForAll => "vouch-for-all",
             Sabotage::NoBounds => "no-bounds",
+            Sabotage::NoRecord => "no-record",
         };
         std::env::var("ONCUE_SABOTAGE").is_ok_and(|wanted| wanted == name)
     }

@@ -350,6 +350,8 @@ async fn serve(
     let stream = config.stream(&manifest.stream);
     // Part of the identity of plain messages, so a stream that is made anew ends the pull.
     let created = bus.stream_created(&manifest.stream).await?;
+    // Before the look at what Redis has of this function: whatever is lost after it, the first commit finds.
+    store.begin_record(&manifest.name).await?;
     // A broken twin that acks first must be caught by its effects, not at its next start.
     if !failpoint::sabotaged(Sabotage::AckFirst) {
         check_agreement(&bus, &store, &manifest, created, config).await?;

@@ -510,6 +510,7 @@ impl Store {
     /// record of this worker's commits is written by the same call, so that a Redis that went back in time is found
     /// out by the next commit.
     pub async fn commit(&self, runs: &[Run]) -> Result<Committed, StoreError> {
+        self.must_have_all()?;
         let mut events = runs.iter().flat_map(|run| &run.events);
         let first = events.clone().next();
         let first_with_outputs = events.find(|handled| !handled.outbox.is_empty());
@@ -544,6 +545,7 @@ impl Store {
         };
         let record: String = redis::from_redis_value(replies.remove(0)).unwrap_or_default();
         self.watch_for_regression(function, begun, &record).await;
+        self.must_have_all()?;
         let replies = runs
             .iter()
             .zip(replies)
@@ -582,7 +584,18 @@ impl Store {
                 .arg(mark.horizon / 1000 + 1)
                 .ignore();
         }
-        Ok(pipe.query_async(&mut self.connection()).await?)
+        let Some(first) = marks.first() else {
+            return Ok(Vec::new());
+        };
+        // A count begins anew in a Redis that was emptied.
+        let looked = self.ask_record(&first.function, &mut pipe);
+        let mut counts: Vec<Value> = pipe.query_async(&mut self.connection()).await?;
+        let record = counts.pop().unwrap_or(Value::Nil);
+        let record = redis::from_redis_value(record).map_err(RedisError::from)?;
+        self.check_record(&first.function, looked, record).await?;
+        let counts = counts.into_iter().map(redis::from_redis_value);
+        let counts: Result<_, _> = counts.collect();
+        Ok(counts.map_err(RedisError::from)?)
     }
 
     /// Takes back one run that was nobody's failure: it lost every race for its row, or never came to run. Of an event that

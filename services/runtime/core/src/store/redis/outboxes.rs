@@ -12,6 +12,7 @@ use redis::{Cmd, RedisError, cmd};
 
 use super::wire::{EventReply, push_frame, read_frames};
 use super::{Store, next_reply};
+use crate::failpoint;
 use crate::store::mark::{OutboxTag, SeenMark};
 use crate::store::{Keys, Run, Status, StoreError, StoredOutputs, Unpublished, WaitingOutputs};
 use oncue_proto::event;
@@ -97,6 +98,7 @@ impl Store {
             .iter()
             .map(|tag| self.keys.outboxes(*tag, &first.mark.function))
             .collect();
+        failpoint::point("duplicate.found");
         // Below 0 everything in an outbox has been published; absent it is done with or was never committed. No more
         // wait than the events in flight have made.
         let mut find = cmd("ZRANGEBYSCORE");
@@ -110,10 +112,13 @@ impl Store {
                 pipe.cmd("GET").arg(key);
             }
         }
-        if pipe.is_empty() {
-            return Ok(HashMap::new());
-        }
-        let outboxes: Vec<Option<Bytes>> = pipe.query_async(&mut self.connection()).await?;
+        // An outbox that is not there is done with, or was lost a moment ago with the mark that names it.
+        let function = &first.mark.function;
+        let looked = self.ask_record(function, &mut pipe);
+        let mut outboxes: Vec<Option<Bytes>> = pipe.query_async(&mut self.connection()).await?;
+        let record = outboxes.pop().flatten();
+        let record = record.map(|record| String::from_utf8_lossy(&record).into_owned());
+        self.check_record(function, looked, record).await?;
         let frames = outboxes.into_iter().flatten().flat_map(read_frames);
         Ok(frames.map(|frame| (frame.id, frame.outputs)).collect())
     }

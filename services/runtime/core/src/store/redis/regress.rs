@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use redis::cmd;
 
 use super::{Store, is_library_missing};
+use crate::failpoint::{self, Sabotage};
 use crate::store::{Keys, KnownStream, Regression, Restoring, Run, StoreError};
 use oncue_proto::event;
 
@@ -24,6 +25,8 @@ const STREAMS: &str = "streams";
 pub(super) const RESTORING: &str = "restoring";
 /// A record that was not touched for longer may be gone without a loss; it expires after a week.
 const TRUSTED: Duration = Duration::from_hours(72);
+/// Seconds for which a record that nobody touches is kept; the function library says the same.
+const RECORD_S: u64 = 604_800;
 /// Commits whose place in the stream is remembered: more than Redis can lose without anybody noticing for minutes.
 const REMEMBERED: usize = 10_000;
 
@@ -123,8 +126,10 @@ impl Own {
         let (found, at) = record.split_once(' ').unwrap_or(("0", ""));
         let found: u64 = found.parse().unwrap_or_default();
         let trusted = memory.at.elapsed() < TRUSTED;
-        memory.answered = begun.number.max(memory.answered);
-        memory.at = Instant::now();
+        if begun.number > memory.answered {
+            memory.answered = begun.number;
+            memory.at = Instant::now();
+        }
         if found >= begun.answered || !trusted {
             return None;
         }
@@ -147,14 +152,18 @@ impl Own {
         })
     }
 
-    /// Loss of everything, if this worker has committed anything.
-    fn all_missing(&self) -> Option<Regression> {
+    /// A look at the record, which writes nothing.
+    fn look(&self) -> Begun {
         let answered = self.lock().answered;
-        let asked = Begun {
+        Begun {
             number: answered,
             answered,
-        };
-        let regression = self.missing(asked, "")?;
+        }
+    }
+
+    /// Loss of everything, if this worker has committed anything.
+    fn all_missing(&self) -> Option<Regression> {
+        let regression = self.missing(self.look(), "")?;
         Some(Regression {
             since: 0,
             ..regression
@@ -180,6 +189,47 @@ impl Store {
             .await?;
         self.own.lock().epoch = epoch.unwrap_or_default();
         Ok(())
+    }
+
+    /// Begins this worker's record, so that a loss before its first commit is found as well.
+    pub async fn begin_record(&self, function: &str) -> Result<(), StoreError> {
+        if failpoint::sabotaged(Sabotage::NoRecord) {
+            return Ok(());
+        }
+        let begun = self.own.begin(&[]);
+        let record = format!("{} {}", begun.number, event::now_ms());
+        let mut begin = cmd("SET");
+        begin.arg(self.own.key(&self.keys, function)).arg(&record);
+        begin.arg("EX").arg(RECORD_S);
+        begin.exec_async(&mut self.connection()).await?;
+        self.own.missing(begun, &record);
+        Ok(())
+    }
+
+    /// Asks, behind everything else in `pipe`, for this worker's record: what a Redis answers that does not have it any more
+    /// means nothing. The answer is for [`check_record`](Self::check_record).
+    pub(super) fn ask_record(&self, function: &str, pipe: &mut redis::Pipeline) -> Begun {
+        pipe.cmd("GET").arg(self.own.key(&self.keys, function));
+        self.own.look()
+    }
+
+    /// Checks the record as it is; a loss is recorded for all, and ends this worker.
+    ///
+    /// # Errors
+    ///
+    /// As of [`must_have_all`](Self::must_have_all).
+    pub(super) async fn check_record(
+        &self,
+        function: &str,
+        looked: Begun,
+        record: Option<String>,
+    ) -> Result<(), StoreError> {
+        if failpoint::sabotaged(Sabotage::NoRecord) {
+            return Ok(());
+        }
+        self.watch_for_regression(function, looked, &record.unwrap_or_default())
+            .await;
+        self.must_have_all()
     }
 
     /// Loss that workers of `functions` have recorded, and of all that are registered, as one; `None` where Redis has not
@@ -306,6 +356,22 @@ impl Store {
     /// Turns to `Some`, with the reason for people, once Redis was found to have gone back in time.
     pub fn regressed(&self) -> tokio::sync::watch::Receiver<Option<String>> {
         self.regressed.subscribe()
+    }
+
+    /// Whether Redis still has all that this worker committed, as far as is known.
+    ///
+    /// # Errors
+    ///
+    /// It went back in time. Said as that of a server that is away: the commit was made on what is no longer the state, so
+    /// its answers mean nothing, and whoever waits for them waits until the worker ends.
+    pub(super) fn must_have_all(&self) -> Result<(), StoreError> {
+        match &*self.regressed.borrow() {
+            Some(why) if !failpoint::sabotaged(Sabotage::NoRecord) => Err(StoreError {
+                message: why.clone(),
+                away: true,
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// Checks the record as it was before a commit; a loss is recorded for all, and ends this worker.
