@@ -21,7 +21,7 @@ FLOWS ?= 1000
 # What `make bench` runs: CASES="clicks hot", ROUNDS=5, QUICK=1.
 BENCH := $(if $(QUICK),--quick) $(if $(ROUNDS),--rounds $(ROUNDS)) --json $(BIN)/bench.json $(CASES)
 
-.PHONY: up test chaos breakages losses app dist dist-test flows bench bench-peers bench-counts bench-report measure browser openapi oidc screenshots browser-tools lint fmt check install clean help
+.PHONY: up test chaos breakages losses app dist dist-test flows bench bench-peers bench-counts bench-report measure saved browser openapi oidc screenshots browser-tools lint fmt check install clean help
 .DEFAULT_GOAL := help
 
 up: install ## Run everything on this machine; Ctrl-C stops it all. PROFILE=durable survives power cuts; BUILD=release; ARGS="--only count-views"
@@ -104,6 +104,10 @@ measure: install ## Measure what README.md quotes: time to ready, start and memo
 	@$(RELEASE)
 	@cargo build --release --locked --bin namesake --package oncue-tests
 	@python3 tests/measure.py
+
+saved: install ## Measure how soon a saved line runs under `oncue dev`, beside RATE=500 events/s, and that each event counts once. SAVES=10
+	@$(RELEASE)
+	@python3 tests/saved.py
 
 breakages: install ## Break a running app on purpose; what its console says, which alert fires, what mends it: deploy/BREAKAGES.md
 	@deploy/install.sh promtool

@@ -329,8 +329,8 @@ impl Pull {
     }
 
     /// Stops pulling and returns deliveries that the server had already sent. The client forgets a subscription once
-    /// it has sent that it ends, without waiting for messages on their way; so under load those asked for are taken
-    /// first.
+    /// it has sent that it ends, without waiting for messages on their way; so where more wait, those asked for are taken
+    /// first. One that nothing waits behind is the last on its way.
     pub async fn close(mut self) -> Vec<Delivery> {
         let mut rest = Vec::new();
         let end = Instant::now() + CLOSE_TIMEOUT;
@@ -340,7 +340,14 @@ impl Pull {
             else {
                 break;
             };
+            let waiting = message
+                .reply
+                .as_ref()
+                .and_then(|reply| waiting_behind(reply));
             rest.extend(self.take(message).ok().flatten());
+            if waiting == Some(0) {
+                break;
+            }
         }
         if self.messages.drain().await.is_err() {
             return rest;
@@ -425,27 +432,56 @@ impl Pull {
         Ok(None)
     }
 
-    /// Reads both forms of the ack subject: nine tokens, or eleven and more with domain and account [NATS ADR-15].
     fn delivery_info(&mut self, reply: &str) -> Option<DeliveryInfo> {
-        let tokens: Vec<&str> = reply.strip_prefix("$JS.ACK.")?.split('.').collect();
-        let tokens = if tokens.len() >= 9 {
-            &tokens[2..]
+        let [stream, _, attempt, sequence, _, nanos, _] = ack_parts(reply)?;
+        let stream = if let Some(known) = self.streams.get(stream) {
+            known.clone()
         } else {
-            &tokens[..]
+            let name: Arc<str> = Arc::from(stream);
+            self.streams.insert(stream.to_owned(), name.clone());
+            name
         };
-        let [stream, _, attempt, sequence, _, nanos, ..] = tokens else {
-            return None;
-        };
-        let stream = self
-            .streams
-            .entry((*stream).to_owned())
-            .or_insert_with(|| Arc::from(*stream))
-            .clone();
         Some(DeliveryInfo {
             stream,
             sequence: sequence.parse().ok()?,
             attempt: attempt.parse().ok()?,
             published: nanos.parse::<u64>().ok()? / 1_000_000,
         })
+    }
+}
+
+/// Parts of an ack subject: stream, consumer, attempt, sequence in the stream, of the consumer, time (ns), and messages that
+/// wait behind this one. Reads both forms: nine tokens, or eleven and more with domain and account [NATS ADR-15].
+fn ack_parts(reply: &str) -> Option<[&str; 7]> {
+    let tokens = reply.strip_prefix("$JS.ACK.")?;
+    let ahead = if tokens.split('.').count() >= 9 { 2 } else { 0 };
+    let mut tokens = tokens.split('.').skip(ahead);
+    let mut parts = [""; 7];
+    for part in &mut parts {
+        *part = tokens.next()?;
+    }
+    Some(parts)
+}
+
+/// Messages of the consumer that nobody had been given when this one was sent.
+fn waiting_behind(reply: &str) -> Option<u64> {
+    ack_parts(reply)?[6].parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ack_subject_is_read_in_both_forms() {
+        let short = "$JS.ACK.web.app_count.1.42.7.1700000000000000000.3";
+        let long = "$JS.ACK.hub.ACCOUNT.web.app_count.1.42.7.1700000000000000000.0.x1";
+        for (subject, waiting) in [(short, 3), (long, 0)] {
+            let parts = ack_parts(subject).expect("a whole one");
+            assert_eq!(parts[..5], ["web", "app_count", "1", "42", "7"]);
+            assert_eq!(waiting_behind(subject), Some(waiting));
+        }
+        assert_eq!(ack_parts("$JS.ACK.web.app_count.1.42.7"), None);
+        assert_eq!(ack_parts("_INBOX.x"), None);
     }
 }
