@@ -69,6 +69,18 @@ def answer(asked: Any, case: Case, context: Context) -> Any:
     return None
 
 
+def called(asked: Any) -> Answered | None:
+    """Of the function that runs at most once, which heeds its own words alone."""
+    match asked.what:
+        case "once":
+            return Answered(key=asked.key, note="called")
+        case "once-fail":
+            raise OSError("told to fail")
+        case "once-crash":
+            os.abort()
+    return None
+
+
 # Words that are about files.
 FILES = ("file", "large", "half", "stat", "keep")
 # Keys of events whose run was told that its time is over.

@@ -2,7 +2,7 @@
 
 import time
 
-from answers import FILES, Aged, Case, Owned, answer, found, half, parts, told, write
+from answers import FILES, Aged, Case, Owned, answer, called, found, half, parts, told, write
 from oncue import Context, Delayed, Files, function, reject
 from oncue.events import Answered, Asked
 
@@ -53,3 +53,8 @@ def owned(asked: Asked, case: Owned) -> None:
 @function("aged")
 def aged(asked: Asked, case: Aged) -> None:
     case.views += 1
+
+
+@function("once", at_most_once=True)
+def once(asked: Asked) -> Answered | None:
+    return called(asked)

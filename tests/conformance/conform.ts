@@ -129,3 +129,10 @@ const aged = row("aged", { views: 0 }, {
 func("aged", { on: AskedSchema, row: aged }, (_, row) => {
   row.views += 1;
 });
+
+// Heeds its own words alone: it hears those of the others as well.
+func("once", { on: AskedSchema, emits: AnsweredSchema, atMostOnce: true }, ({ key, what }) => {
+  if (what === "once-fail") throw new Error("told to fail");
+  if (what === "once-crash") process.abort();
+  return what === "once" ? create(AnsweredSchema, { key, note: "called" }) : undefined;
+});

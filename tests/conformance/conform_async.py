@@ -2,7 +2,7 @@
 
 import asyncio
 
-from answers import FILES, Aged, Case, Owned, answer, found, half, parts, told, write
+from answers import FILES, Aged, Case, Owned, answer, called, found, half, parts, told, write
 from oncue import AsyncFiles, Context, Delayed, function, reject
 from oncue.events import Answered, Asked
 
@@ -53,3 +53,8 @@ async def owned(asked: Asked, case: Owned) -> None:
 @function("aged")
 async def aged(asked: Asked, case: Aged) -> None:
     case.views += 1
+
+
+@function("once", at_most_once=True)
+async def once(asked: Asked) -> Answered | None:
+    return called(asked)

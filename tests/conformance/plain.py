@@ -53,16 +53,29 @@ def owned(asked: dict[str, Any], row: dict[str, Any], _: int) -> dict[str, Any]:
     return {"row": {"count": row.get("count", 0) + 1}}
 
 
-FUNCTIONS = {"conform": conform, "owned": owned}
+def once(asked: dict[str, Any], _row: object, _attempt: int) -> dict[str, Any]:
+    """Heeds its own words alone: it hears those of the others as well."""
+    if asked.get("what") == "once-fail":
+        raise OSError("told to fail")
+    if asked.get("what") != "once":
+        return {}
+    return {"emit": [{"type": "conform.case.answered", "data": {"key": asked["key"], "note": "called"}}]}
+
+
+FUNCTIONS = {"conform": conform, "owned": owned, "once": once}
+
+
+def crashes(name: str, asked: dict[str, Any]) -> bool:
+    return asked.get("what") == ("once-crash" if name == "once" else "crash")
 
 
 def lines(name: str) -> None:
     for line in sys.stdin:
         event = json.loads(line)
-        if event["data"].get("what") == "crash":
+        if crashes(name, event["data"]):
             os.abort()
         try:
-            answer = FUNCTIONS[name](event["data"], event["row"], event["attempt"])
+            answer = FUNCTIONS[name](event["data"], event.get("row"), event["attempt"])
         except Rejected as e:
             answer = {"reject": str(e)}
         except Exception as e:
@@ -75,20 +88,26 @@ class Service(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        if body["data"].get("what") == "crash":
+        name = self.path[1:]
+        # Of a function without a table the body is the event's data.
+        asked, row = (body, None) if name == "once" else (body["data"], body["row"])
+        if crashes(name, asked):
             # As its process would: without an answer.
             self.close_connection = True
             return
-        status, answer = 200, None
+        status, answer, media = 200, None, "application/json"
         try:
-            answer = json.dumps(FUNCTIONS[self.path[1:]](body["data"], body["row"], int(self.headers["ce-attempt"])))
+            answered = FUNCTIONS[name](asked, row, int(self.headers["ce-attempt"]))
+            if name == "once":
+                media, answered = "application/cloudevents-batch+json", answered.get("emit", [])
+            answer = json.dumps(answered)
         except Rejected as e:
             status, answer = 422, str(e)
         except Exception as e:
             status, answer = 500, str(e)
         encoded = answer.encode()
         self.send_response(status)
-        self.send_header("content-type", "application/json")
+        self.send_header("content-type", media)
         self.send_header("content-length", str(len(encoded)))
         self.end_headers()
         self.wfile.write(encoded)

@@ -97,6 +97,7 @@ impl Description {
                 wire::manifest::FileUse::Read => FileUse::Read,
                 wire::manifest::FileUse::Write => FileUse::Write,
             },
+            at_most_once: manifest.at_most_once,
             limits: self.limits.clone(),
             contract: self.contract.clone(),
             call,

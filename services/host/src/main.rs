@@ -89,7 +89,14 @@ fn host(name: &str, verb: Option<String>) -> ExitCode {
         Err(why) => return stop(2, &why),
     };
     if let Some(address) = &spec.config.http {
-        return match Service::new(&spec, address) {
+        let service = Service::new(&spec, &config, address).and_then(|service| {
+            // A question needs no secrets.
+            if verb.is_none() {
+                service.check_headers()?;
+            }
+            Ok(service)
+        });
+        return match service {
             Ok(service) => runtime.block_on(run_foreign(service.function(), &config, verb)),
             Err(why) => stop(1, &format!("{name}: {why}")),
         };

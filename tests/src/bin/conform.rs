@@ -231,11 +231,21 @@ async fn aged(_: Asked, row: &mut Aged, _: &Context) -> Result<()> {
     Ok(())
 }
 
+/// Heeds its own words alone: it hears those of the others as well.
+async fn once(asked: Asked, _: &mut (), _: &Context) -> Result<Vec<Answered>> {
+    match asked.what.as_str() {
+        "once" => Ok(vec![noted(&asked, "called".to_owned())]),
+        "once-fail" => Err(std::io::Error::other("told to fail").into()),
+        _ => Ok(Vec::new()),
+    }
+}
+
 fn main() -> ExitCode {
     match std::env::var("CONFORM").as_deref() {
         Ok("owned") => oncue::run(
             Function::new("owned", owned).keyed_by("owner", |asked: &Asked| asked.owner.clone()),
         ),
+        Ok("once") => oncue::run(Function::new("once", once).at_most_once()),
         Ok("aged") => oncue::run(Function::new("aged", aged)),
         _ => oncue::run(
             Function::new("conform", conform)

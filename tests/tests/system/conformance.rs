@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 const ASKED: &str = "conform.case.asked";
 const ANSWERED: &str = "conform.case.answered";
 /// Functions of the suite.
-const FUNCTIONS: [&str; 3] = ["conform", "owned", "aged"];
+const FUNCTIONS: [&str; 4] = ["conform", "owned", "aged", "once"];
 /// Limits that let a test see a timeout and redelivery within seconds.
 const QUICK: &str = "ack_wait = \"2s\"\ntimeout = \"3s\"\nattempts = 2\n";
 
@@ -181,7 +181,12 @@ fn declared(name: &str) -> String {
     } else {
         ""
     };
-    format!("on = [\"{ASKED}\"]\nemits = [\"{ANSWERED}\"]\ntable = \"{table}\"\n{key}")
+    let rest = if name == "once" {
+        "at_most_once = true\n".to_owned()
+    } else {
+        format!("table = \"{table}\"\n{key}")
+    };
+    format!("on = [\"{ASKED}\"]\nemits = [\"{ANSWERED}\"]\n{rest}")
 }
 
 /// The functions in one language, with servers of their own.
@@ -323,13 +328,13 @@ impl Bench {
         self.read(&payload.expect("an answer")).1
     }
 
-    async fn letters(&self) -> Vec<DeadLetter> {
+    async fn letters(&self, function: &str) -> Vec<DeadLetter> {
         let messages = self.cluster.messages(&self.bus, "dlq").await;
         let letters = messages
             .iter()
             .map(|m| DeadLetter::decode(&m.payload[..]).expect("a dead letter"));
         letters
-            .filter(|letter| letter.function == "conform")
+            .filter(|letter| letter.function == function)
             .collect()
     }
 }
@@ -441,7 +446,7 @@ async fn mistakes(bench: &Bench, case: &Case, number: usize) -> Vec<String> {
 
 async fn wrong_letter(bench: &Bench, case: &Case, key: &str) -> Option<String> {
     let about = format!("\"key\":{}", json!(key));
-    let letters = bench.letters().await;
+    let letters = bench.letters(&case.function).await;
     let mut letters = letters.iter().filter(|letter| {
         let payload = letter.envelope.as_ref().map(|envelope| &envelope.payload);
         payload.is_some_and(|payload| String::from_utf8_lossy(payload).contains(&about))

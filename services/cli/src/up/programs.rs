@@ -159,7 +159,7 @@ pub fn function(
     hands: &Path,
 ) -> Result<ProcessSpec, Failure> {
     let of_function = settings.config.function(name);
-    let mut own = process::environment(&of_function.inherit);
+    let mut own = process::environment(&of_function.inherited());
     // Behind the others, since of two variables of one name the last counts.
     own.extend(env.iter().cloned());
     own.extend(of_function.env);

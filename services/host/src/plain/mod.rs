@@ -4,10 +4,12 @@
 //! |---|---|
 //! | `lines` | a child that is given a line for each event and answers with one |
 //! | `service` | a service that is given a request for each event |
+//! | `sender` | headers by which that service knows who asks |
 //! | `reply` | events and row in the answer of a service |
 
 pub mod lines;
 mod reply;
+mod sender;
 pub mod service;
 
 use std::time::{Duration, Instant};
@@ -39,6 +41,7 @@ pub fn describe(spec: &Spec, attempts: u32) -> Result<Description, String> {
         key: config.key.clone().unwrap_or_default(),
         table: config.table.clone().unwrap_or_default(),
         attempts,
+        at_most_once: config.at_most_once,
         // It has no way to change another table.
         declares: true,
         ..wire::Manifest::default()

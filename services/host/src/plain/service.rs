@@ -19,12 +19,14 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use oncue::foreign::{Foreign, ForeignAnswer, ForeignRun, Lost};
+use oncue_core::config::Config;
 use oncue_proto::{Catalog, Format, event};
 use rustls::ClientConfig;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use super::reply::{self, Reply};
+use super::sender::Sender;
 use super::{MAX_ANSWER, PlainRun, data, describe, failure};
 use crate::convert::{self, Description};
 use crate::protocol as wire;
@@ -40,6 +42,8 @@ const ATTEMPTS: u32 = 20;
 const IDLE: Duration = Duration::from_secs(4);
 /// Most bytes read of an answer that says that something went wrong.
 const MAX_COMPLAINT: usize = 16 << 10;
+/// Class of a failure behind which the service may have done what it was asked, or not.
+const UNANSWERED: &str = "unanswered";
 /// Step of the idempotency key: a service is called once for each event.
 const STEP: &str = "http";
 
@@ -52,6 +56,7 @@ pub struct Service {
     /// Address as letters have it, without a query.
     place: String,
     name: String,
+    sender: Sender,
     has_table: bool,
     timeout: Duration,
     requests: Semaphore,
@@ -62,7 +67,7 @@ impl Service {
     ///
     /// # Errors
     /// The address is none, the contract lacks an event type, or there are no root certificates to know it by.
-    pub fn new(spec: &Spec, address: &str) -> Result<Self, String> {
+    pub fn new(spec: &Spec, config: &Config, address: &str) -> Result<Self, String> {
         let address: Uri = address.parse().map_err(|e| format!("{address}: {e}"))?;
         let description = describe(spec, ATTEMPTS)?;
         let requests = spec
@@ -79,12 +84,21 @@ impl Service {
                 .unwrap_or_default()
                 .to_owned(),
             address,
+            sender: Sender::new(&spec.config.headers, config)?,
             name: spec.name.clone(),
             has_table: spec.config.table.is_some(),
             timeout: spec.timeout(&description.limits),
             requests: Semaphore::new(requests),
             description,
         })
+    }
+
+    /// Refuses a service whose headers are not to be had.
+    ///
+    /// # Errors
+    /// A sentence about the header, without its value.
+    pub fn check_headers(&self) -> Result<(), String> {
+        self.sender.headers().map(drop)
     }
 
     /// The function whose handler is this service.
@@ -130,10 +144,7 @@ impl Service {
         }
         let answered = match self.request(plain, event, data) {
             Ok(request) => tokio::time::timeout(self.timeout, self.exchange(request)).await,
-            Err(e) => Ok(Err(failure(
-                "connect",
-                format!("no request can be made: {e}"),
-            ))),
+            Err(why) => Ok(Err(failure("connect", why))),
         };
         let outcome = match answered {
             Ok(Ok(reply)) => reply::outcome(&reply, plain, self.has_table, self.is_silent()),
@@ -161,14 +172,16 @@ impl Service {
         plain: &PlainRun<'_>,
         event: &wire::Event,
         data: Value,
-    ) -> Result<Request<Full<Bytes>>, hyper::http::Error> {
+    ) -> Result<Request<Full<Bytes>>, String> {
         let body = if self.has_table {
             json!({ "data": data, "row": plain.row })
         } else {
             data
         };
-        let mut request = Request::post(&self.address).body(Full::from(body.to_string()))?;
+        let request = Request::post(&self.address).body(Full::from(body.to_string()));
+        let mut request = request.map_err(|e| format!("no request can be made: {e}"))?;
         *request.headers_mut() = self.headers(&plain.run.key, event);
+        request.headers_mut().extend(self.sender.headers()?);
         Ok(request)
     }
 
@@ -214,7 +227,12 @@ impl Service {
                 let _ = write!(text, ": {e}");
                 cause = e.source();
             }
-            failure("connect", text)
+            let class = if e.is_connect() {
+                "connect"
+            } else {
+                UNANSWERED
+            };
+            failure(class, text)
         })?;
         let (head, body) = answer.into_parts();
         let is_well = head.status.is_success();
@@ -227,7 +245,7 @@ impl Service {
             }
             // The status of a failure is known, and decides alone.
             Err(_) if !is_well => Vec::new(),
-            Err(e) => return Err(failure("connect", format!("its answer broke off: {e}"))),
+            Err(e) => return Err(failure(UNANSWERED, format!("its answer broke off: {e}"))),
         };
         Ok(Reply {
             status: head.status,

@@ -518,7 +518,19 @@ fn handlers_in_other_programs_are_checked() {
         ),
         (
             "run = [\"python\"]\ntable = \"t\"",
-            "on, emits, table and key are for protocol = \"lines\"",
+            "on, emits, table, key and at_most_once are for protocol = \"lines\"",
+        ),
+        (
+            "run = [\"python\"]\nheaders = { a = \"env:A\" }",
+            "headers are for a function with `http`",
+        ),
+        (
+            "http = \"http://a/\"\non = [\"a.b\"]\nheaders = { CE-id = \"env:A\" }",
+            "headers: \"CE-id\" is no name of a header that is free to be set",
+        ),
+        (
+            "http = \"http://a/\"\non = [\"a.b\"]\nheaders = { \"a b\" = \"env:A\" }",
+            "headers: \"a b\" is no name",
         ),
         (
             "run = [\"bash\"]\nhttp = \"http://a\"",

@@ -42,6 +42,8 @@ pub struct Foreign {
     pub changes: Option<Vec<String>>,
     /// Use that it makes of the app's files.
     pub files: FileUse,
+    /// Whether it runs at most once on an event.
+    pub at_most_once: bool,
     /// Limits as written in the function.
     pub limits: Limits,
     /// Encoded descriptor set of its event types.

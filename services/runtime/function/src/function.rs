@@ -316,7 +316,7 @@ impl Erased {
             table: leaked(foreign.table),
             row_version: foreign.row_version,
             limits: foreign.limits,
-            at_most_once: false,
+            at_most_once: foreign.at_most_once,
             triggers,
             per_function,
             emits: emits.clone(),
@@ -380,7 +380,7 @@ impl Erased {
         }
         if self.at_most_once && !self.table.is_empty() {
             return Err(format!(
-                "{}: a function that runs at most once cannot own a row; take `&mut ()`",
+                "{}: a function that runs at most once cannot own a row, on whose account its run might be refused after the call",
                 self.name
             ));
         }

@@ -366,7 +366,10 @@ async fn serve(
         restoring: restoring.filter(|restoring| restoring.created == created),
         cue: Cue::new(&manifest, &config.app, created, history),
     };
-    let limits = manifest.limits(config);
+    let mut limits = manifest.limits(config);
+    if function.at_most_once {
+        limits.attempts = 1; // whatever oncue.toml says
+    }
     let worker = Worker::new(function, limits, config, source, &bus, &store, &secret);
     let vouchers = worker.start(&manifest, &instance, &store).await?;
     let pull = bus.pull(&manifest.stream, created, &manifest.name).await?;

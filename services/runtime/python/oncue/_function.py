@@ -171,6 +171,7 @@ def function(
     concurrency: int = 0,
     changes: Iterable[str] = (),
     files: str = "",
+    at_most_once: bool = False,
 ) -> Callable[[F], F]:
     """Makes a handler the function `name`, as oncue.toml calls it. The handler stays what it was: a test calls it.
 
@@ -178,11 +179,14 @@ def function(
     or not. The annotation of the result says which events may follow. `key` is the field of the event whose text is the key,
     where that is not the contract's; `timeout` is in seconds. `changes` names the tables that the handler changes without a
     row, by `context.add` and the like; an operation on another one is rejected.
-    `files` is "read" or "write" for one that uses the app's files.
+    `files` is "read" or "write" for one that uses the app's files. `at_most_once`, for calls to the outside that must not be
+    repeated: that a run begins is written down first, any failure is a dead letter at once, and an interrupted run one with
+    the reason `outcome_unknown`; only for a function without a row.
     """
 
     def of(handler: F) -> F:
         limits = {"timeout_ms": int(timeout * 1000), "attempts": attempts, "concurrency": concurrency}
+        limits["at_most_once"] = at_most_once
         made = Function(handler, name, version, key, limits, changes, files)
         setattr(handler, "__oncue__", made)
         Function.all.append(made)

@@ -80,6 +80,11 @@ export interface FuncOptions<On extends Schemas, R extends RowType<any> | undefi
   changes?: readonly string[];
   /** Use of the app's files: `"read"` or `"write"`. */
   files?: "read" | "write";
+  /**
+   * At most one run on an event, for calls to the outside that must not be repeated: that a run begins is written down first, any
+   * failure is a dead letter at once, and an interrupted run one with the reason `outcome_unknown`. Only for a function without a row.
+   */
+  atMostOnce?: boolean;
 }
 
 /** Handlers of this process, by the functions' names. */
@@ -131,6 +136,7 @@ export interface Manifest {
   changes: string[];
   /** 0 for none, 1 for reading, 2 for writing. */
   files: number;
+  atMostOnce: boolean;
 }
 
 /** A handler with everything that was said of it. */
@@ -182,6 +188,7 @@ export class Func {
       attempts: this.options.attempts ?? 0,
       changes: [...this.changes].sort(),
       files: uses.indexOf(this.files),
+      atMostOnce: this.options.atMostOnce ?? false,
     };
   }
 

@@ -79,7 +79,7 @@ export function hello(manifest: Manifest, contract: Uint8Array): Buffer {
       of.text(5, manifest.key).text(6, manifest.table).number(7, manifest.rowVersion);
       of.number(8, manifest.concurrency).number(9, manifest.timeoutMs).number(10, manifest.attempts);
       for (const table of manifest.changes) of.text(11, table);
-      of.flag(12, true).number(13, manifest.files);
+      of.flag(12, true).number(13, manifest.files).flag(14, manifest.atMostOnce);
     });
     hello.data(7, contract);
   });

@@ -197,6 +197,62 @@ async fn the_status_of_a_service_says_what_becomes_of_an_event() {
     assert_eq!(host.stop().await, Some(0), "{}", host.log());
 }
 
+/// A service is told who asks, by what a file and a variable hold; the file may be replaced under way.
+#[tokio::test]
+async fn a_service_is_told_who_asks() {
+    let port = free_port();
+    let headers = "headers = { authorization = \"file:token\", x-team = \"env:HOOK_TEAM\" }";
+    let mut cluster = Cluster::new(&hooked("hooked", port, "greet", headers)).await;
+    let token = cluster.dir.join("token");
+    let refused = async |cluster: &Cluster, words: &str| {
+        let mut host = cluster.spawn("oncue-host", &["hooked"]);
+        assert_eq!(host.exit().await, Some(1), "{}", host.log());
+        assert!(host.log().contains(words), "{}", host.log());
+    };
+    refused(&cluster, "headers: authorization: ").await;
+    std::fs::write(&token, "Bearer first\n").expect("written");
+    refused(
+        &cluster,
+        "headers: x-team: the variable HOOK_TEAM is not set",
+    )
+    .await;
+    cluster.set("HOOK_TEAM", "blue");
+    // A question needs no secrets.
+    std::fs::rename(&token, cluster.dir.join("aside")).expect("moved");
+    assert!(
+        cluster
+            .output("oncue-host", &["hooked", "--manifest"])
+            .status
+            .success()
+    );
+    std::fs::rename(cluster.dir.join("aside"), &token).expect("moved");
+
+    let hook = Hook::start(&cluster, port);
+    let bus = cluster.bus().await;
+    let mut host = cluster.spawn("oncue-host", &["hooked"]);
+    host.wait_for_line("\"message\":\"ready\"").await;
+    for (page, token_now) in [("/1", "Bearer first"), ("/2", "Bearer second")] {
+        std::fs::write(&token, token_now).expect("written");
+        cluster.plain_publish([told(page, "nothing")]);
+        cluster.drained(&bus, "web", "hooked").await;
+        let asked = hook.requests(page);
+        let last = &asked.last().expect("a request")["headers"];
+        assert_eq!(
+            (&last["authorization"], &last["x-team"]),
+            (&token_now.into(), &"blue".into())
+        );
+    }
+    // One that is gone costs the event an attempt and no more.
+    std::fs::remove_file(&token).expect("removed");
+    cluster.plain_publish([told("/3", "nothing")]);
+    host.wait_for_line("will be tried again").await;
+    std::fs::write(&token, "Bearer third").expect("written");
+    cluster.drained(&bus, "web", "hooked").await;
+    assert_eq!(hook.requests("/3").len(), 1, "asked once it could be");
+    assert!(!host.log().contains("Bearer"), "{}", host.log());
+    assert_eq!(host.stop().await, Some(0), "{}", host.log());
+}
+
 /// A second request about an event carries what the first did, and those about others another key.
 fn are_known_again(hook: &Hook, good: &[&str]) {
     let busy = hook.requests("/busy ü");

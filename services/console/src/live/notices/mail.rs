@@ -3,7 +3,7 @@
 use lettre::message::Mailbox;
 use lettre::transport::smtp::authentication::Credentials;
 use lettre::{AsyncSmtpTransport, AsyncTransport as _, Tokio1Executor};
-use oncue_core::config::{Config, MailConfig, SecretSource};
+use oncue_core::config::{Config, MailConfig};
 
 use super::message::Message;
 
@@ -29,7 +29,7 @@ impl Mail {
         let server = AsyncSmtpTransport::<Tokio1Executor>::from_url(&url);
         let mut server = server.map_err(|e| format!("mail.server: {e}"))?;
         if let (Some(user), Some(source)) = (&config.user, &config.password) {
-            let credentials = Credentials::new(user.clone(), password(source, all)?);
+            let credentials = Credentials::new(user.clone(), source.read(all)?);
             server = server.credentials(credentials);
         }
         let to = config.to.iter().map(|address| mailbox("to", address));
@@ -55,20 +55,6 @@ impl Mail {
         let sent = self.server.send(mail).await;
         sent.map(drop)
             .map_err(|e| format!("the mail was not taken: {e}"))
-    }
-}
-
-fn password(source: &SecretSource, all: &Config) -> Result<String, String> {
-    match source {
-        SecretSource::Env(name) => {
-            std::env::var(name).map_err(|_| format!("the variable {name} is not set"))
-        }
-        SecretSource::File(path) => {
-            let path = all.beside(path);
-            let text = std::fs::read_to_string(&path);
-            let text = text.map_err(|e| format!("{}: {e}", path.display()))?;
-            Ok(text.trim().to_owned())
-        }
     }
 }
 

@@ -229,6 +229,10 @@ pub struct FunctionConfig {
     pub table: Option<String>,
     /// Field of its events by which such a handler is keyed. Default: the key of the contract.
     pub key: Option<String>,
+    /// Headers by which a service knows who asks, each with the place of its value. Default: none.
+    pub headers: BTreeMap<String, SecretSource>,
+    /// Whether such a handler runs at most once on an event, which one with a table cannot. Default: false.
+    pub at_most_once: bool,
 }
 
 /// How a handler in another program is spoken to.
@@ -242,7 +246,31 @@ pub enum Protocol {
     Lines,
 }
 
+/// Headers that the request to a service has anyway, or that belong to the connection.
+const OWN_HEADERS: [&str; 11] = [
+    "connection",
+    "content-length",
+    "content-type",
+    "host",
+    "idempotency-key",
+    "traceparent",
+    "tracestate",
+    "baggage",
+    "transfer-encoding",
+    "upgrade",
+    "user-agent",
+];
+
 impl FunctionConfig {
+    /// Variables that its processes get from whoever starts them: those of `inherit`, and those in which `headers` are.
+    pub fn inherited(&self) -> BTreeSet<String> {
+        let named = self.headers.values().filter_map(|source| match source {
+            SecretSource::Env(name) => Some(name.clone()),
+            SecretSource::File(_) => None,
+        });
+        self.inherit.iter().cloned().chain(named).collect()
+    }
+
     /// Whether its handler is another program or a service, and its worker `oncue-host`.
     pub fn is_hosted(&self) -> bool {
         self.run.is_some() || self.http.is_some()
@@ -273,6 +301,8 @@ impl FunctionConfig {
             ("emits", !self.emits.is_empty()),
             ("table", self.table.is_some()),
             ("key", self.key.is_some()),
+            ("headers", !self.headers.is_empty()),
+            ("at_most_once", self.at_most_once),
         ];
         match set.iter().find(|(_, is_set)| *is_set) {
             Some((name, _)) => Err(format!("{name} is for a function with `run` or `http`")),
@@ -285,6 +315,9 @@ impl FunctionConfig {
         if run.first().is_none_or(String::is_empty) {
             return Err("run names no program".to_owned());
         }
+        if !self.headers.is_empty() {
+            return Err("headers are for a function with `http`".to_owned());
+        }
         if self.protocol == Some(Protocol::Lines) {
             return if self.on.is_empty() {
                 Err("protocol = \"lines\" needs `on`, the event types it acts on".to_owned())
@@ -295,10 +328,11 @@ impl FunctionConfig {
         let said = !self.on.is_empty()
             || !self.emits.is_empty()
             || self.table.is_some()
-            || self.key.is_some();
+            || self.key.is_some()
+            || self.at_most_once;
         if said {
             return Err(
-                "on, emits, table and key are for protocol = \"lines\" and http: any other handler says them itself"
+                "on, emits, table, key and at_most_once are for protocol = \"lines\" and http: any other handler says them itself"
                     .to_owned(),
             );
         }
@@ -321,6 +355,17 @@ impl FunctionConfig {
         }
         if self.memory.is_some() || self.protocol.is_some() {
             return Err("memory and protocol are for a function with `run`".to_owned());
+        }
+        for name in self.headers.keys() {
+            let lower = name.to_lowercase();
+            if !webhook::is_header(name)
+                || OWN_HEADERS.contains(&&*lower)
+                || lower.starts_with("ce-")
+            {
+                return Err(format!(
+                    "headers: {name:?} is no name of a header that is free to be set"
+                ));
+            }
         }
         if self.on.is_empty() {
             return Err("http needs `on`, the event types it acts on".to_owned());

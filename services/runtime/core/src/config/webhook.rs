@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::config::Config;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 
@@ -100,9 +101,9 @@ pub enum SignatureEncoding {
 /// Place of a secret, written `env:NAME` or `file:PATH`: never the secret itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SecretSource {
-    /// Variable of the gateway's environment, read when it starts.
+    /// Variable of the environment of whoever needs it, read when that starts.
     Env(String),
-    /// File, relative to that of the configuration, read for each request: another content counts from then on. What is
+    /// File, relative to that of the configuration, read each time it is needed: another content counts from then on. What is
     /// around it in white space is no part of it.
     File(PathBuf),
 }
@@ -118,6 +119,25 @@ impl<'de> Deserialize<'de> for SecretSource {
                 "a secret is named as \"env:VARIABLE\" or \"file:PATH\", and does not stand in this file",
             )),
         }
+    }
+}
+
+impl SecretSource {
+    /// The secret as it is now, without white space around it.
+    ///
+    /// # Errors
+    /// The variable is not set, or the file cannot be read: a sentence that names it.
+    pub fn read(&self, config: &Config) -> Result<String, String> {
+        let text = match self {
+            Self::Env(name) => {
+                std::env::var(name).map_err(|_| format!("the variable {name} is not set"))
+            }
+            Self::File(path) => {
+                let path = config.beside(path);
+                std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))
+            }
+        };
+        Ok(text?.trim().to_owned())
     }
 }
 
@@ -144,7 +164,7 @@ impl<'de> Deserialize<'de> for RequestPlace {
     }
 }
 
-fn is_header(name: &str) -> bool {
+pub(super) fn is_header(name: &str) -> bool {
     let mut bytes = name.bytes();
     !name.is_empty() && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
 }

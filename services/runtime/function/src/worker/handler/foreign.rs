@@ -24,6 +24,9 @@ use crate::worker::row_cache::{self, RowSnapshot};
 /// Class of a rejection whose event could not be read.
 const DECODE: &str = "decode";
 
+/// Classes of failures behind which a call may have been made, or not.
+const UNKNOWN: [&str; 2] = ["timeout", "unanswered"];
+
 /// Change that a run makes to its row, for those who look on.
 struct WatchedChange {
     before: Fields,
@@ -42,12 +45,19 @@ impl HandlerRunner {
         fresh: Vec<BoxedInvocation>,
         handled: &mut HandledKey,
     ) {
+        let mut fresh = fresh;
+        if self.effects.function.at_most_once {
+            // Their calls were made; nobody must make them twice.
+            for event in fresh.extract_if(.., |event| event.restored) {
+                let commit = event.to_commit(Vec::new());
+                handled.prepare(event, commit);
+            }
+        }
         if fresh.is_empty() {
             return;
         }
         let stored = stored_version(&row.fields, self.effects.function.row_version)
             .unwrap_or(self.effects.function.row_version);
-        let mut fresh = fresh;
         let run = ForeignRun {
             key: key.into(),
             row_version: stored,
@@ -262,6 +272,9 @@ impl HandlerRunner {
             site: failure.place,
             not_before: failure.not_before,
         };
+        if self.effects.function.at_most_once && UNKNOWN.contains(&failure.class) {
+            return Settlement::DeadLetter(DeadLetterReason::OutcomeUnknown, error);
+        }
         if failure.rejected && failure.class == DECODE {
             return Settlement::DeadLetter(DeadLetterReason::Unreadable(DECODE), error);
         }
@@ -279,6 +292,9 @@ impl HandlerRunner {
             }
             Lost::Ended { class, text } => {
                 let error = Error::retry(text).of_class(class);
+                if self.effects.function.at_most_once {
+                    return Settlement::DeadLetter(DeadLetterReason::OutcomeUnknown, error);
+                }
                 match Settlement::of_failure(event, error, self.effects.limits.attempts) {
                     Settlement::Retry(RetryReason::Failed(error)) => {
                         Settlement::Retry(RetryReason::Killed(error))
