@@ -124,9 +124,9 @@ openapi: install ## Ask a gateway all that its OpenAPI document allows and forbi
 	@cargo build --locked --workspace --bins
 	@python3 tests/openapi.py
 
-oidc: install ## Replace the keys of a certified OpenID provider under load, and see that no client is refused; needs npm
+oidc: install ## Replace the keys of a certified OpenID provider under load, and log in to the console by it; needs npm
 	@[ -d tests/oidc/node_modules ] || npm ci --prefix tests/oidc --no-audit --no-fund --loglevel=error
-	cargo nextest run --locked -p oncue-tests --test system gateway::oidc --success-output final
+	cargo nextest run --locked -p oncue-tests --test system gateway::oidc console::login --success-output final
 
 screenshots: install browser-tools ## Make the pictures of README.md from the running demo
 	@$(RELEASE)

@@ -1,5 +1,8 @@
-//! Logging in: one token for all who may, a name of one's own for the record, and a signed cookie for the day.
+//! Logging in: by one token with a name of one's own for the record, or with an account of an issuer ([`oidc`]), and a signed cookie
+//! for the day.
 
+pub mod oidc;
+pub mod right;
 pub mod sessions;
 
 use std::net::IpAddr;
@@ -21,6 +24,8 @@ use ring::hmac;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use self::oidc::Door;
+use self::right::Right;
 use self::sessions::{Session, Sessions};
 use crate::App;
 use crate::api::audit;
@@ -48,14 +53,34 @@ const MAX_NAME_BYTES: usize = 64;
 pub struct Access {
     /// Made of the token, so a new token makes every cookie void.
     key: Option<hmac::Key>,
-    write: bool,
+    /// Most that anybody may.
+    most: Right,
     brake: Brake,
     pub sessions: Sessions,
+    /// Issuer whose accounts open it as well.
+    door: Option<Box<Door>>,
+}
+
+/// Person who sent a request, and what they may.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Visitor {
+    pub who: Who,
+    pub right: Right,
 }
 
 impl Access {
-    /// `write` counts only together with a token.
-    pub fn new(token: Option<&str>, write: bool) -> Result<Self, String> {
+    /// `write` counts only together with a token, and a door needs one: it signs the sessions, and opens where the issuer is away.
+    ///
+    /// # Errors
+    /// A token that can be guessed, or none for a door.
+    pub fn new(token: Option<&str>, write: bool, door: Option<Box<Door>>) -> Result<Self, String> {
+        if door.is_some() && token.is_none() {
+            return Err(
+                "[console.login] needs a token in ONCUE_CONSOLE_TOKEN: it signs the sessions, and opens the console where \
+                 the issuer is away; make one with `openssl rand -hex 16`"
+                    .to_owned(),
+            );
+        }
         if token.is_some_and(|token| token.len() < MIN_TOKEN) {
             return Err(format!(
                 "ONCUE_CONSOLE_TOKEN is shorter than {MIN_TOKEN} characters; make one with `openssl rand -hex 16`"
@@ -63,8 +88,13 @@ impl Access {
         }
         let key = token.map(|token| hmac::Key::new(hmac::HMAC_SHA256, token.as_bytes()));
         Ok(Self {
+            most: if write && key.is_some() {
+                Right::Admin
+            } else {
+                Right::Look
+            },
             key,
-            write,
+            door,
             brake: Brake::new(PER_ADDRESS, IN_ALL),
             sessions: Sessions::default(),
         })
@@ -74,8 +104,14 @@ impl Access {
         self.key.is_some()
     }
 
+    /// Host of the issuer whose accounts open it.
+    pub fn issuer(&self) -> Option<&str> {
+        self.door.as_ref().map(|door| door.host())
+    }
+
+    /// Whether somebody may act here at all.
     pub fn may_write(&self) -> bool {
-        self.write && self.has_token()
+        self.most > Right::Look
     }
 
     /// Address to listen on: as asked, or on loopback where anybody could come.
@@ -93,19 +129,31 @@ impl Access {
     }
 
     /// The person who sent these headers; `None` for somebody who must log in first.
-    pub fn who(&self, headers: &HeaderMap, peer: Option<IpAddr>) -> Option<Who> {
+    pub fn visitor(&self, headers: &HeaderMap, peer: Option<IpAddr>) -> Option<Visitor> {
         let peer = peer.map_or_else(|| "?".to_owned(), |ip| ip.to_string());
         let Some(key) = &self.key else {
-            return Some(Who(format!("anybody@{peer}")));
+            return Some(Visitor {
+                who: Who(format!("anybody@{peer}")),
+                right: Right::Look,
+            });
         };
-        let session = read_cookie(key, cookie(headers)?, event::now_ms())?;
-        let name = &session.name;
-        (!self.sessions.is_revoked(&session.id)).then(|| Who(format!("{name}@{peer}")))
+        let session = read_cookie(key, cookie_of(headers, COOKIE)?, event::now_ms())?;
+        if self.sessions.is_revoked(&session.id) {
+            return None;
+        }
+        Some(Visitor {
+            who: Who(format!("{}@{peer}", session.name)),
+            right: session.right.min(self.most),
+        })
     }
 
     /// Session of these headers, if it is one of ours.
     fn session(&self, headers: &HeaderMap) -> Option<Session> {
-        read_cookie(self.key.as_ref()?, cookie(headers)?, event::now_ms())
+        read_cookie(
+            self.key.as_ref()?,
+            cookie_of(headers, COOKIE)?,
+            event::now_ms(),
+        )
     }
 
     /// Key of cookies, for who has sent the token. The brake comes first: while it holds, nobody is told whether a token is
@@ -159,8 +207,8 @@ impl Access {
     }
 }
 
-/// Our cookie of a request.
-fn cookie(headers: &HeaderMap) -> Option<&str> {
+/// A cookie of a request.
+fn cookie_of<'h>(headers: &'h HeaderMap, wanted: &str) -> Option<&'h str> {
     let cookies = headers
         .get_all(header::COOKIE)
         .iter()
@@ -168,16 +216,17 @@ fn cookie(headers: &HeaderMap) -> Option<&str> {
     let mut ours = cookies
         .flat_map(|line| line.split(';'))
         .filter_map(|pair| pair.trim().split_once('='));
-    let (_, cookie) = ours.find(|(name, _)| *name == COOKIE)?;
+    let (_, cookie) = ours.find(|(name, _)| *name == wanted)?;
     Some(cookie)
 }
 
-/// `NAME.ID.EXPIRY.SIGNATURE`, name and signature in base64.
+/// `NAME.RIGHT.ID.EXPIRY.SIGNATURE`, name and signature in base64.
 /// Nothing is kept of a login, so any number of consoles with one token know it, and it outlives a restart; what is kept is
 /// which sessions were ended before their time.
 fn make_cookie(key: &hmac::Key, session: &Session) -> String {
     let name = URL_SAFE_NO_PAD.encode(&session.name);
-    let content = format!("{name}.{}.{}", session.id, session.expires);
+    let right = session.right.word();
+    let content = format!("{name}.{right}.{}.{}", session.id, session.expires);
     let signature = hmac::sign(key, format!("session.{content}").as_bytes());
     format!("{content}.{}", URL_SAFE_NO_PAD.encode(signature.as_ref()))
 }
@@ -187,20 +236,22 @@ fn read_cookie(key: &hmac::Key, cookie: &str, now: u64) -> Option<Session> {
     let signature = URL_SAFE_NO_PAD.decode(signature).ok()?;
     hmac::verify(key, format!("session.{content}").as_bytes(), &signature).ok()?;
     let (rest, expires) = content.rsplit_once('.')?;
-    let (name, id) = rest.split_once('.')?;
+    let (name, rest) = rest.split_once('.')?;
+    let (right, id) = rest.split_once('.')?;
     let expires = expires.parse().ok().filter(|expires| *expires >= now)?;
     Some(Session {
         name: String::from_utf8(URL_SAFE_NO_PAD.decode(name).ok()?).ok()?,
+        right: Right::of_word(right)?,
         id: id.to_owned(),
         expires,
     })
 }
 
 /// `Secure` where the page came by TLS: not every browser sends such a cookie over plain HTTP, even to loopback.
-fn set_cookie(value: &str, seconds: u64, secure: bool) -> HeaderValue {
+fn set_cookie(name: &str, value: &str, seconds: u64, secure: bool) -> HeaderValue {
     let secure = if secure { "; Secure" } else { "" };
     let line =
-        format!("{COOKIE}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}");
+        format!("{name}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}");
     HeaderValue::from_str(&line).unwrap_or(HeaderValue::from_static(""))
 }
 
@@ -218,13 +269,16 @@ pub async fn about(
     Extension(peer): Extension<Peer>,
     headers: HeaderMap,
 ) -> Json<Value> {
-    let who = app.access.who(&headers, Some(peer.0.ip()));
+    let visitor = app.access.visitor(&headers, Some(peer.0.ip()));
+    let right = visitor.as_ref().map(|visitor| visitor.right);
     Json(json!({
         "version": env!("CARGO_PKG_VERSION"),
         "token": app.access.has_token(),
-        "welcome": who.is_some(),
-        "who": who.map(|who| who.0),
-        "write": app.access.may_write(),
+        "issuer": app.access.issuer(),
+        "welcome": visitor.is_some(),
+        "who": visitor.map(|visitor| visitor.who.0),
+        "write": right >= Some(Right::Operate),
+        "admin": right >= Some(Right::Admin),
         "traces": app.config.console.traces,
     }))
 }
@@ -253,11 +307,17 @@ pub async fn login(
     let who = Who(format!("{name}@{}", peer.0.ip()));
     let client = requester(peer.0.ip(), &headers, &app.config.console.proxies);
     let key = app.access.enter(&token, client, &who)?;
-    let session = Session::begin(name, event::now_ms() + SESSION_MS)
+    // The token is one for all: whoever has it may all that may be done here.
+    let session = Session::begin(name, Right::Admin, event::now_ms() + SESSION_MS)
         .ok_or_else(|| Problem::new(INTERNAL, "the system has no randomness to give"))?;
     let cookie = make_cookie(key, &session);
     let mut response = Json(json!({ "who": who.0 })).into_response();
-    let cookie = set_cookie(&cookie, SESSION_MS / 1000, is_secure(&app, peer, &headers));
+    let cookie = set_cookie(
+        COOKIE,
+        &cookie,
+        SESSION_MS / 1000,
+        is_secure(&app, peer, &headers),
+    );
     response.headers_mut().insert(header::SET_COOKIE, cookie);
     Ok(response)
 }
@@ -272,7 +332,7 @@ pub async fn logout(
         app.access.sessions.revoke(&app.store, &session).await;
     }
     let mut response = Json(json!({})).into_response();
-    let cookie = set_cookie("", 0, is_secure(&app, peer, &headers));
+    let cookie = set_cookie(COOKIE, "", 0, is_secure(&app, peer, &headers));
     response.headers_mut().insert(header::SET_COOKIE, cookie);
     response
 }
@@ -286,7 +346,7 @@ mod tests {
     #[test]
     fn a_cookie_holds_for_its_time_and_for_its_token() {
         let key = |token: &str| hmac::Key::new(hmac::HMAC_SHA256, token.as_bytes());
-        let session = Session::begin("Ann.é", 1000).unwrap();
+        let session = Session::begin("Ann.é", Right::Operate, 1000).unwrap();
         let cookie = make_cookie(&key(TOKEN), &session);
         assert_eq!(read_cookie(&key(TOKEN), &cookie, 999), Some(session));
         assert_eq!(read_cookie(&key(TOKEN), &cookie, 1001), None);
@@ -304,15 +364,15 @@ mod tests {
 
     #[test]
     fn only_the_token_is_the_token() {
-        let access = Access::new(Some(TOKEN), true).unwrap();
+        let access = Access::new(Some(TOKEN), true, None).unwrap();
         assert!(access.is_token(TOKEN) && access.may_write());
         assert!(
             !access.is_token("")
                 && !access.is_token("0123456789abcdeF")
                 && !access.is_token(&TOKEN[..15])
         );
-        assert!(Access::new(Some("short"), true).is_err());
-        let none = Access::new(None, true).unwrap();
+        assert!(Access::new(Some("short"), true, None).is_err());
+        let none = Access::new(None, true, None).unwrap();
         assert!(
             !none.is_token("") && !none.may_write(),
             "writing takes a token"
@@ -321,7 +381,7 @@ mod tests {
 
     #[test]
     fn a_right_token_is_held_by_the_brake_like_a_wrong_one() {
-        let access = Access::new(Some(TOKEN), true).unwrap();
+        let access = Access::new(Some(TOKEN), true, None).unwrap();
         let who = Who("ann".to_owned());
         let client = |text: &str| Some(ClientAddress::of(text.parse().unwrap()));
         let guesser = client("192.0.2.1");
@@ -346,8 +406,8 @@ mod tests {
     #[test]
     fn without_a_token_only_loopback_is_listened_on() {
         let (none, some) = (
-            Access::new(None, false).unwrap(),
-            Access::new(Some(TOKEN), false).unwrap(),
+            Access::new(None, false, None).unwrap(),
+            Access::new(Some(TOKEN), false, None).unwrap(),
         );
         assert_eq!(none.place("0.0.0.0:8090"), "127.0.0.1:8090");
         assert_eq!(none.place("console.example:81"), "127.0.0.1:81");

@@ -11,8 +11,10 @@ use oncue_http::address::{host_name, is_nobodys, requester};
 use oncue_http::problem::catch_panic;
 
 use crate::App;
-use crate::access::Who;
-use crate::problem::{FORBIDDEN, INTERNAL, LOGIN, Problem, READ_ONLY};
+use crate::access::Visitor;
+use crate::access::right::Right;
+use crate::api::audit;
+use crate::problem::{FORBIDDEN, INTERNAL, LOGIN, NO_RIGHT, Problem, READ_ONLY};
 
 /// Own files only, nothing inline, no frame around it, no form that goes anywhere.
 const POLICY: &str = "default-src 'none'; script-src 'self'; worker-src 'self'; style-src 'self'; img-src 'self'; \
@@ -51,7 +53,7 @@ pub async fn every(State(app): State<Arc<App>>, request: Request, next: Next) ->
 
 /// Lets pass who is logged in, or everybody where there is no token.
 pub async fn reader(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
-    let Some(who) = who(&app, &request) else {
+    let Some(Visitor { who, .. }) = visitor(&app, &request) else {
         return Problem::new(LOGIN, "send the token to /api/login first").into_response();
     };
     // The name goes along with the request: whatever is done is on record under it.
@@ -71,7 +73,7 @@ pub async fn scraper(State(app): State<Arc<App>>, request: Request, next: Next) 
             let client = peer.and_then(|peer| requester(peer.0.ip(), request.headers(), proxies));
             app.access.guessed(token, client)
         }
-        None => who(&app, &request).is_some(),
+        None => visitor(&app, &request).is_some(),
     };
     if !may {
         let how = "send the token of the console as `Authorization: Bearer TOKEN`";
@@ -80,9 +82,18 @@ pub async fn scraper(State(app): State<Arc<App>>, request: Request, next: Next) 
     next.run(request).await
 }
 
-/// Lets pass who is logged in where writing is on: without a token nobody is known, so nobody may act.
-pub async fn writer(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
-    let Some(who) = who(&app, &request) else {
+/// Lets pass who may act, where writing is on: without a token nobody is known, so nobody may.
+pub async fn operator(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    pass(&app, Right::Operate, request, next).await
+}
+
+/// Lets pass who may change what stays.
+pub async fn admin(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    pass(&app, Right::Admin, request, next).await
+}
+
+async fn pass(app: &App, wanted: Right, mut request: Request, next: Next) -> Response {
+    let Some(Visitor { who, right }) = visitor(app, &request) else {
         return Problem::new(LOGIN, "send the token to /api/login first").into_response();
     };
     if !app.access.may_write() {
@@ -90,13 +101,20 @@ pub async fn writer(State(app): State<Arc<App>>, mut request: Request, next: Nex
             "start the console with `[console] write = true` and a token in ONCUE_CONSOLE_TOKEN";
         return Problem::new(READ_ONLY, how).into_response();
     }
+    if right < wanted {
+        let may = right.word();
+        let wanted = wanted.word();
+        let why = format!("you may {may}, and this takes {wanted}: see [console.login]");
+        audit::line(&who, "refused", request.uri().path(), &why);
+        return Problem::new(NO_RIGHT, why).into_response();
+    }
     request.extensions_mut().insert(who);
     next.run(request).await
 }
 
-fn who(app: &App, request: &Request) -> Option<Who> {
+fn visitor(app: &App, request: &Request) -> Option<Visitor> {
     let peer = request.extensions().get::<Peer>().map(|peer| peer.0.ip());
-    app.access.who(request.headers(), peer)
+    app.access.visitor(request.headers(), peer)
 }
 
 /// Why a request is not even looked at: a page of another site sent it, under our name or its own.

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use oncue_console::App;
 use oncue_console::access::Access;
+use oncue_console::access::oidc::Door;
 use oncue_console::server::{Guards, serve};
 use oncue_core::config::Role;
 use oncue_http::process::{self, Failure, Process};
@@ -19,7 +20,8 @@ async fn console(process: Process) -> Result<(), Failure> {
     let token = std::env::var("ONCUE_CONSOLE_TOKEN")
         .ok()
         .filter(|token| !token.is_empty());
-    let access = Access::new(token.as_deref(), config.console.write)?;
+    let door = Door::new(&config)?;
+    let access = Access::new(token.as_deref(), config.console.write, door)?;
     let listen = access.place(&config.console.listen);
     if listen != config.console.listen {
         let asked = &config.console.listen;

@@ -22,6 +22,11 @@ pub const READ_ONLY: Kind = Kind::new(
     "read-only",
     "This console only looks",
 );
+pub const NO_RIGHT: Kind = Kind::new(
+    StatusCode::FORBIDDEN,
+    "no-right",
+    "You may not do this here",
+);
 pub const GONE: Kind = Kind::new(StatusCode::CONFLICT, "gone", "Not what it was any more");
 pub const REFUSED: Kind = Kind::new(StatusCode::CONFLICT, "refused", "Not possible as it is");
 pub const INTERNAL: Kind = Kind::new(

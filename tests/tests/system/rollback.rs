@@ -21,7 +21,7 @@ async fn connect(cluster: &Cluster) -> Store {
 async fn not_believed(store: &AnyStore, event: CommitEvent) {
     for _ in 0..2 {
         let refused = store.commit(&[alone(event.clone())]).await;
-        let why = refused.err().expect("no answer to believe");
+        let why = refused.expect_err("no answer to believe");
         assert!(
             why.away && why.message.contains("went back in time"),
             "{why}"

@@ -10,6 +10,7 @@ use oncue_proto::event;
 use parking_lot::RwLock;
 use ring::rand::{SecureRandom as _, SystemRandom};
 
+use super::right::Right;
 use crate::App;
 
 /// Pause between two looks at what other consoles have ended.
@@ -21,6 +22,7 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Session {
     pub name: String,
+    pub right: Right,
     /// 32 hex digits that nobody else has.
     pub id: String,
     /// Unix milliseconds.
@@ -29,15 +31,21 @@ pub struct Session {
 
 impl Session {
     /// New session; `None` where the system has no randomness.
-    pub fn begin(name: &str, expires: u64) -> Option<Self> {
-        let mut id = [0; 16];
-        SystemRandom::new().fill(&mut id).ok()?;
+    pub fn begin(name: &str, right: Right, expires: u64) -> Option<Self> {
         Some(Self {
             name: name.to_owned(),
-            id: id.iter().map(|byte| format!("{byte:02x}")).collect(),
+            right,
+            id: random::<16>()?,
             expires,
         })
     }
+}
+
+/// So many bytes that nobody can guess, in hex; `None` where the system has no randomness.
+pub fn random<const BYTES: usize>() -> Option<String> {
+    let mut bytes = [0; BYTES];
+    SystemRandom::new().fill(&mut bytes).ok()?;
+    Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Ids of sessions that open nothing any more.

@@ -151,7 +151,7 @@ export function remember(name, value) {
 }
 
 // What the server said of itself; filled before anything is shown.
-export const about = { write: false };
+export const about = { write: false, admin: false };
 
 export function traceLink(id, text = "trace") {
   if (!id) return null;

@@ -244,6 +244,7 @@ class Bench {
       named(button(`Drop ${what}`, () => this.drop(meant, count), "danger"), "drop"),
     ];
     for (const act of acts) act.disabled = !about.write || this.busy || count === 0;
+    acts[2].disabled ||= !about.admin;
     const compare = named(button("Compare payloads", () => this.compare()), "compare");
     redraw(this.acts, ...acts, compare, about.write ? "" : make("span", "hint", "read-only"));
   }

@@ -179,10 +179,23 @@ function nextTheme() {
   applyTheme(theme);
 }
 
+// Ends of a login by an account that let nobody in, by the word in the address.
+const FAILED = {
+  nobody: "That account has no right here: see [console.login] in oncue.toml.",
+  refused: "The login was refused or given up there.",
+  expired: "That login took too long, or was begun in another browser. Try again.",
+  away: "The issuer does not answer; the token opens the console all the same.",
+  failed: "That login could not be checked; the log of the console says why.",
+};
+
 function askLogin() {
   const dialog = byId("login");
   if (dialog.open) return;
   byId("login-name").value = remembered("oncue.name") ?? "";
+  byId("login-other").hidden = !about.issuer;
+  byId("login-issuer").textContent = `Log in with ${about.issuer}`;
+  byId("login-issuer").href = `/api/login/begin?to=${encodeURIComponent(location.hash)}`;
+  byId("login-why").textContent = FAILED[new URLSearchParams(location.search).get("login")] ?? "";
   dialog.showModal();
 }
 

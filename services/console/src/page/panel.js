@@ -212,7 +212,7 @@ function bounds({ card: { name }, bounds: { file, now, set } }) {
     ["set by hand", set && make("span", "", `${many(set)} on each machine, by ${set.by}, `, moment(set.at), `: ${set.reason}`)],
     ["oncue.toml", file && many(file)],
   ];
-  if (!about.write) return part("Bounds of its workers", facts(rows));
+  if (!about.admin) return part("Bounds of its workers", facts(rows));
   const field = (label, value) => {
     const input = make("input");
     input.type = "number";

@@ -156,13 +156,13 @@ class Editor {
     this.save = make("button", "strong", "Save changes");
     this.save.disabled = true;
     const lines = this.fields.map(({ line }) => line);
-    const head = make("thead", "", make("tr", "", make("th", "", "Field"), make("th", "", "Value"), about.write && make("th", "", "Remove")));
+    const head = make("thead", "", make("tr", "", make("th", "", "Field"), make("th", "", "Value"), about.admin && make("th", "", "Remove")));
     const table = make("table", "table fields", head, make("tbody", "", ...lines));
     this.form = make(
       "form",
       "parts",
       table,
-      about.write ? make("div", "actions", this.save, make("label", "check", this.force, "even if a value is of another kind than before")) : make("p", "hint", "This console only looks; oncue state edit changes a row."),
+      about.admin ? make("div", "actions", this.save, make("label", "check", this.force, "even if a value is of another kind than before")) : make("p", "hint", "Not yours to change here; oncue state edit changes a row."),
       this.outcome,
     );
     this.form.addEventListener("submit", (event) => {
@@ -180,13 +180,13 @@ class Editor {
     if (isWhole) input.placeholder = "(sensitive)";
     input.spellcheck = false;
     input.autocomplete = "off";
-    input.readOnly = !about.write;
+    input.readOnly = !about.admin;
     input.setAttribute("aria-label", `Value of ${name}`);
     const gone = make("input");
     gone.type = "checkbox";
     gone.setAttribute("aria-label", `Remove ${name}: it has its default then`);
     const field = { name, input, gone, before: input.value };
-    field.line = make("tr", "", make("th", "mono", name), make("td", "", input), about.write && make("td", "", gone));
+    field.line = make("tr", "", make("th", "mono", name), make("td", "", input), about.admin && make("td", "", gone));
     for (const one of [input, gone]) {
       one.addEventListener("input", () => {
         input.disabled = gone.checked;

@@ -1,7 +1,7 @@
 //! The HTTP side of a server of the platform, whatever it answers: gateway and console are routers on top of this.
 //!
 //! In reading order: [`process`] (configuration, exit codes, the signal to stop), [`serve`](fn@serve) (connections,
-//! time-outs, drain), [`address`], [`shares`], [`rate`] and [`brake`] (what one client may have) and [`problem`] (everything that is not what a client wanted, RFC 9457).
+//! time-outs, drain), [`address`], [`shares`], [`rate`] and [`brake`] (what one client may have), [`oidc`] (whose token it is) and [`problem`] (everything that is not what a client wanted, RFC 9457).
 //!
 //! hyper is used directly since `axum::serve` has neither a bound on connections nor a time-out for headers: a client
 //! that opens connections and says nothing would take every file descriptor there is.
@@ -15,12 +15,11 @@ pub mod rate;
 pub mod brake;
 pub mod problem;
 pub mod tls;
+pub mod oidc;
 
 mod serve;
 mod counts;
-mod places;
 mod patient;
-mod stalls;
 
 pub use counts::Counts;
 pub use serve::{Handle, Limits, Peer, serve};

@@ -1,5 +1,8 @@
 //! Connections: how many, how patiently, and how they end.
 
+mod places;
+mod stalls;
+
 use std::convert::Infallible;
 use std::io::{self, Read as _, Write as _};
 use std::net::SocketAddr;
@@ -28,12 +31,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::places::{InHand, Place, Places};
+use self::stalls::{Answering, Stalls};
 use crate::address::{ClientAddress, counted};
 use crate::counts::Counts;
 use crate::patient::PatientStream;
-use crate::places::{InHand, Place, Places};
 use crate::shares::Full;
-use crate::stalls::{Answering, Stalls};
 use crate::tls::{HTTP_2, Tls};
 
 /// Largest head, and how much is read ahead of a body, in bytes. Larger heads are answered 431 by hyper.

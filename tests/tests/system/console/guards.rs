@@ -232,7 +232,7 @@ async fn logging_out_ends_the_session_for_every_console() {
     let forgotten = console.store.revoked_sessions(later).await.expect("Redis");
     assert!(forgotten.is_empty(), "once it would have ended by itself");
     // Another console's logout.
-    let id = stays.split('.').nth(1).expect("an id");
+    let id = stays.split('.').nth(2).expect("an id");
     let revoked = console.store.revoke_session(id, later).await;
     revoked.expect("Redis");
     wait_for("it is ended here as well", async || {

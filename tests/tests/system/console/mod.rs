@@ -3,6 +3,7 @@
 
 mod guards;
 mod letters;
+mod login;
 mod looking;
 mod metrics;
 mod notices;
@@ -21,6 +22,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use oncue_console::App;
 use oncue_console::access::Access;
+use oncue_console::access::oidc::Door;
 use oncue_console::server::{Guards, serve};
 use oncue_core::bus::{Bus, PubAck, layout};
 use oncue_core::store::Store;
@@ -73,7 +75,8 @@ impl Console {
         }
         let mut catalog = Catalog::builtin();
         catalog.add(oncue_app_events::DESCRIPTORS).unwrap();
-        let access = Access::new(token, write).expect("a token");
+        let door = Door::new(&config).expect("a door");
+        let access = Access::new(token, write, door).expect("a token");
         let folder = cluster.dir.clone();
         let app = App::start(config, catalog, folder, access, Guards::default())
             .await

@@ -8,7 +8,7 @@ mod files;
 mod flows;
 mod guards;
 mod limits;
-mod oidc;
+pub mod oidc;
 mod openapi;
 mod process;
 mod reads;

@@ -19,7 +19,7 @@ const CLIENTS: usize = 4;
 const ROTATIONS: usize = 4;
 
 /// The provider, if it is installed.
-fn provider(cluster: &Cluster) -> Option<Process> {
+pub fn provider(cluster: &Cluster) -> Option<Process> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("oidc");
     if !folder.join("node_modules").is_dir() {
         eprintln!("skipped: `make oidc` installs the OpenID provider");

@@ -1,5 +1,6 @@
 //! Tokens signed with keys of these tests, and an issuer of this process.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::routing::get;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::Span;
 
@@ -56,6 +57,34 @@ impl OneOf {
             Self::Any(all) => all.contains(value),
         }
     }
+
+    /// Whether a claim of a token is one of them, or lists one.
+    pub fn hold_any(&self, claim: &Value) -> bool {
+        match claim {
+            Value::Array(listed) => listed.iter().any(|one| self.hold_any(one)),
+            Value::String(text) => self.hold(text),
+            Value::Bool(_) | Value::Number(_) => self.hold(&claim.to_string()),
+            Value::Null | Value::Object(_) => false,
+        }
+    }
+}
+
+/// Refuses an address that others could read along.
+///
+/// # Errors
+/// A sentence about it; http is for this machine alone.
+pub(super) fn check_secure(what: &str, url: &str) -> Result<(), String> {
+    let is_local = ["localhost", "127.0.0.1", "[::1]"].iter().any(|host| {
+        let rest = url.strip_prefix("http://").unwrap_or_default();
+        rest.strip_prefix(host)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with([':', '/']))
+    });
+    if !url.starts_with("https://") && !is_local {
+        return Err(format!(
+            "{what} {url:?} is no https URL; http is for this machine only"
+        ));
+    }
+    Ok(())
 }
 
 impl AuthConfig {
@@ -80,16 +109,7 @@ impl AuthConfig {
         let Some(issuer) = &self.issuer else {
             return self.check_without_issuer();
         };
-        let is_local = ["localhost", "127.0.0.1", "[::1]"].iter().any(|host| {
-            let rest = issuer.strip_prefix("http://").unwrap_or_default();
-            rest.strip_prefix(host)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with([':', '/']))
-        });
-        if !issuer.starts_with("https://") && !is_local {
-            return Err(format!(
-                "issuer {issuer:?} is no https URL; http is for this machine only"
-            ));
-        }
+        check_secure("issuer", issuer)?;
         if self.audience.is_empty() {
             return Err(
                 "audience is missing: without it a token for any other service of the issuer would open this one"

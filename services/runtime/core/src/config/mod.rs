@@ -8,6 +8,7 @@ mod cron;
 mod flows;
 mod keyring;
 mod limit;
+mod login;
 mod network;
 mod notice;
 mod reader;
@@ -37,6 +38,7 @@ pub use self::cron::{ClockTime, Cron};
 pub use self::flows::{FlowsConfig, Track};
 pub use self::keyring::LockedServers;
 pub use self::limit::{LimitBy, LimitConfig};
+pub use self::login::LoginConfig;
 pub use self::network::Network;
 pub use self::notice::{MailConfig, NoticeConfig, NoticeKind};
 pub use self::role::Role;
@@ -534,7 +536,7 @@ impl Default for GatewayConfig {
 pub struct ConsoleConfig {
     /// `ONCUE_CONSOLE_LISTEN`; default `127.0.0.1:8090`. Other addresses than loopback need `ONCUE_CONSOLE_TOKEN`.
     pub listen: String,
-    /// Whether a user who is logged in may redrive and drop dead letters. Default false: the console only looks.
+    /// Whether somebody who is logged in may act. Default false: the console only looks, whatever rights a person has.
     pub write: bool,
     /// Names under which it answers besides addresses and `localhost`, without port. Default none.
     pub hosts: BTreeSet<String>,
@@ -544,6 +546,8 @@ pub struct ConsoleConfig {
     pub tls: Option<TlsConfig>,
     /// Address under which people reach it, for links in notices. Default: where it listens.
     pub url: Option<String>,
+    /// Issuer whose accounts open it, beside the token. Default none.
+    pub login: Option<LoginConfig>,
     /// `ONCUE_TRACE_UI`: where the page's links to traces lead. Default: port 16686 of the host the page came from.
     pub traces: Option<String>,
 }
@@ -557,6 +561,7 @@ impl Default for ConsoleConfig {
             proxies: Vec::new(),
             tls: None,
             url: None,
+            login: None,
             traces: None,
         }
     }

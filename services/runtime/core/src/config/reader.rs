@@ -180,7 +180,7 @@ impl<'t> Reader<'t> {
                     guards = places(&value);
                     config.gateway = self.gateway(value);
                 }
-                "console" => config.console = self.part("console", value).unwrap_or_default(),
+                "console" => config.console = self.console(value),
                 "flows" => config.flows = self.flows(value),
                 "bounds" => config.bounds = self.bounds(value),
                 "streams" => config.streams = self.named("streams", value),
@@ -239,6 +239,18 @@ impl<'t> Reader<'t> {
             certificate: tls.certificate.map(|file| self.beside(file)),
             key: tls.key.map(|file| self.beside(file)),
         }
+    }
+
+    /// Reads `[console]`, and checks the login in it.
+    fn console(&mut self, value: Spanned<DeValue<'t>>) -> ConsoleConfig {
+        let login = places(&value).remove("login");
+        let console: ConsoleConfig = self.part("console", value).unwrap_or_default();
+        let checked = console.login.as_ref();
+        let checked = checked.map(|login| login.check(console.url.as_deref()));
+        if let Some(Err(why)) = checked {
+            self.fail(login, &format!("[console.login] {why}"));
+        }
+        console
     }
 
     /// Reads `[gateway]`, and remembers the line of `site`, of which mistakes are found out later.

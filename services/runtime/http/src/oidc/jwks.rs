@@ -1,14 +1,14 @@
 //! Keys of an issuer: found by discovery [OpenID Connect Discovery 1.0 section 4], kept, and fetched anew.
 //!
-//! A key that is not known yet makes the gateway look at once, since the issuer may have begun to use it this moment; but not more
+//! A key that is not known yet makes us look at once, since the issuer may have begun to use it this moment; but not more
 //! often than [`BRAKE`] lets it, whatever tokens come. A key that was withdrawn is taken until the next look, [`REFRESH`] at the
 //! latest, and until [`STALE`] where the issuer does not answer.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::rate::Rate;
 use jsonwebtoken::jwk::{Jwk, PublicKeyUse};
-use oncue_http::rate::Rate;
 use parking_lot::RwLock;
 use serde::Deserialize;
 use serde_json::Value;

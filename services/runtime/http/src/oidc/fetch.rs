@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::{Request, StatusCode, header};
+use axum::http::{HeaderValue, Request, StatusCode, header};
 use bytes::BytesMut;
 use futures::StreamExt as _;
 use hyper::body::Incoming;
@@ -43,15 +43,62 @@ impl Fetcher {
     }
 
     /// The document at a URL. Redirects are not followed: an issuer says where its keys are.
+    ///
+    /// # Errors
+    /// A sentence with the URL: no answer, another status than 200, too much, or no such JSON.
     pub async fn get<T: DeserializeOwned>(&self, url: &Url) -> Result<T, String> {
-        let fetched = timeout(FETCH_TIMEOUT, self.fetch(url)).await;
+        let request = Request::get(target(url)).body(Body::empty());
+        self.ask(url, request.map_err(said)?, None).await
+    }
+
+    /// The document that the holder of an access token may see.
+    ///
+    /// # Errors
+    /// As of [`get`](Self::get), or a token that no header can hold.
+    pub async fn get_by<T: DeserializeOwned>(&self, url: &Url, token: &str) -> Result<T, String> {
+        let request = Request::get(target(url)).body(Body::empty());
+        let authorization = HeaderValue::from_str(&format!("Bearer {token}"));
+        let authorization = authorization.map_err(said)?;
+        self.ask(url, request.map_err(said)?, Some(authorization))
+            .await
+    }
+
+    /// The answer to a form, sent by whom `authorization` says.
+    ///
+    /// # Errors
+    /// As of [`get`](Self::get).
+    pub async fn post<T: DeserializeOwned>(
+        &self,
+        url: &Url,
+        form: String,
+        authorization: Option<HeaderValue>,
+    ) -> Result<T, String> {
+        let request = Request::post(target(url)).body(Body::from(form));
+        let mut request = request.map_err(said)?;
+        let kind = HeaderValue::from_static("application/x-www-form-urlencoded");
+        request.headers_mut().insert(header::CONTENT_TYPE, kind);
+        self.ask(url, request, authorization).await
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        url: &Url,
+        mut request: Request<Body>,
+        authorization: Option<HeaderValue>,
+    ) -> Result<T, String> {
+        if let Some(mut authorization) = authorization {
+            authorization.set_sensitive(true);
+            let headers = request.headers_mut();
+            headers.insert(header::AUTHORIZATION, authorization);
+        }
+        let fetched = timeout(FETCH_TIMEOUT, self.fetch(url, request)).await;
         let document = fetched
             .map_err(|_| format!("{url}: no answer within {FETCH_TIMEOUT:?}"))?
             .map_err(|why| format!("{url}: {why}"))?;
         serde_json::from_slice(&document).map_err(|e| format!("{url}: {e}"))
     }
 
-    async fn fetch(&self, url: &Url) -> Result<BytesMut, String> {
+    async fn fetch(&self, url: &Url, request: Request<Body>) -> Result<BytesMut, String> {
         let port = url.port_or_known_default().ok_or("no port")?;
         let name = url.host_str().ok_or("no host")?;
         let address = (name.trim_matches(['[', ']']), port);
@@ -59,9 +106,9 @@ impl Fetcher {
         match (url.scheme(), &self.tls) {
             ("https", Some(tls)) => {
                 let name = server_name(url)?;
-                exchange(tls.connect(name, stream).await.map_err(said)?, url).await
+                exchange(tls.connect(name, stream).await.map_err(said)?, url, request).await
             }
-            ("http", _) if is_loopback(url) => exchange(stream, url).await,
+            ("http", _) if is_loopback(url) => exchange(stream, url, request).await,
             _ => Err("must be https, or http on this machine".to_owned()),
         }
     }
@@ -77,7 +124,15 @@ pub fn is_loopback(url: &Url) -> bool {
     }
 }
 
-async fn exchange<S>(stream: S, url: &Url) -> Result<BytesMut, String>
+/// Path and query of a URL.
+fn target(url: &Url) -> String {
+    url.query().map_or_else(
+        || url.path().to_owned(),
+        |query| format!("{}?{query}", url.path()),
+    )
+}
+
+async fn exchange<S>(stream: S, url: &Url, mut request: Request<Body>) -> Result<BytesMut, String>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -91,15 +146,10 @@ where
         (Some(host), Some(port)) => format!("{host}:{port}"),
         (host, _) => host.unwrap_or_default().to_owned(),
     };
-    let target = url.query().map_or_else(
-        || url.path().to_owned(),
-        |query| format!("{}?{query}", url.path()),
-    );
-    let request = Request::get(target)
-        .header(header::HOST, host)
-        .header(header::ACCEPT, "application/json")
-        .body(Body::empty())
-        .map_err(said)?;
+    let host = HeaderValue::from_str(&host).map_err(said)?;
+    request.headers_mut().insert(header::HOST, host);
+    let json = HeaderValue::from_static("application/json");
+    request.headers_mut().insert(header::ACCEPT, json);
     let answer = sender.send_request(request).await.map_err(said)?;
     if answer.status() != StatusCode::OK {
         return Err(format!("answers {}", answer.status()));
