@@ -277,6 +277,7 @@ pub async fn about(
         "issuer": app.access.issuer(),
         "welcome": visitor.is_some(),
         "who": visitor.map(|visitor| visitor.who.0),
+        "acts": app.access.may_write(),
         "write": right >= Some(Right::Operate),
         "admin": right >= Some(Right::Admin),
         "traces": app.config.console.traces,

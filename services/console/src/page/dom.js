@@ -151,7 +151,10 @@ export function remember(name, value) {
 }
 
 // What the server said of itself; filled before anything is shown.
-export const about = { write: false, admin: false };
+export const about = { acts: false, write: false, admin: false };
+
+// Why somebody cannot act, with the way that others have.
+export const onlyLooks = (way) => (about.acts ? "Your account may look here, and not act." : `This console only looks. ${way}`);
 
 export function traceLink(id, text = "trace") {
   if (!id) return null;

@@ -1,7 +1,7 @@
 // The dead-letter bench: causes on the left, the letters of one on the right, and what may be done with them.
 
 import { address, href, note } from "./address.js";
-import { about, ago, api, ask, button, facts, failed, flowLink, json, link, make, moment, named, number, plural, redraw, scrolls, short, traceLink } from "./dom.js";
+import { about, ago, api, ask, button, facts, failed, flowLink, json, link, make, moment, named, number, onlyLooks, plural, redraw, scrolls, short, traceLink } from "./dom.js";
 
 const EVERY = 3000;
 const POLL = 400;
@@ -60,7 +60,7 @@ class Bench {
     });
     const way = about.write
       ? "What is tried changes nothing; what is redriven goes back to its function alone, one first and the rest if that goes well."
-      : "This console only looks. To act from here, start it with a token and [console] write = true; oncue dlq does the same.";
+      : onlyLooks("To act from here, start it with a token and [console] write = true; oncue dlq does the same.");
     place.replaceChildren(make("div", "title", make("h2", "", "Dead letters"), make("p", "hint", way)), make("div", "bench", make("div", "groups", filter, this.list, this.before), this.detail));
     this.refresh();
   }

@@ -1,7 +1,7 @@
 // Schedules: when each fires next and fired last. One is fired now, paused or resumed here.
 
 import { href, note } from "./address.js";
-import { about, ago, api, ask, button, duration, facts, failed, flowLink, link, make, moment, named, redraw, scrolls } from "./dom.js";
+import { about, ago, api, ask, button, duration, facts, failed, flowLink, link, make, moment, named, onlyLooks, redraw, scrolls } from "./dom.js";
 
 const EVERY = 3000;
 
@@ -30,7 +30,7 @@ class Schedules {
     this.outcome = make("div");
     this.outcome.setAttribute("aria-live", "polite");
     this.list = make("div", "", make("p", "hint", "looking …"));
-    const way = about.write ? "What is fired by hand is an event of its own; the next firing stays as it is." : "This console only looks; oncue schedule fires, pauses and resumes.";
+    const way = about.write ? "What is fired by hand is an event of its own; the next firing stays as it is." : onlyLooks("oncue schedule fires, pauses and resumes.");
     place.replaceChildren(make("div", "title", make("h2", "", "Schedules"), make("p", "hint", way)), make("div", "card", this.outcome, this.list));
     this.refresh();
   }

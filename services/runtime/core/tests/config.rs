@@ -571,6 +571,22 @@ fn a_door_that_would_stand_open_or_shut_is_a_mistake() {
     for (text, says) in [
         ("[auth.a]\n", "takes no credential at all"),
         (
+            "[console.login]\nissuer = \"https://a.example\"\nclient = \"c\"\nlook = \"x\"\n",
+            "[console] url is missing",
+        ),
+        (
+            "[console]\nurl = \"https://b.example\"\n[console.login]\nissuer = \"https://a.example\"\nclient = \"c\"\n",
+            "lets nobody in",
+        ),
+        (
+            "[console]\nurl = \"http://b.example\"\n[console.login]\nissuer = \"https://a.example\"\nclient = \"c\"\nlook = \"x\"\n",
+            "[console] url \"http://b.example\" is no https URL",
+        ),
+        (
+            "[console]\nurl = \"https://b.example\"\n[console.login]\nissuer = \"http://a.example\"\nclient = \"c\"\nlook = \"x\"\n",
+            "issuer \"http://a.example\" is no https URL",
+        ),
+        (
             "[auth.a]\nissuer = \"https://a.example\"\n",
             "audience is missing",
         ),
