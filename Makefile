@@ -28,6 +28,8 @@ up: install ## Run everything on this machine; Ctrl-C stops it all. PROFILE=dura
 	@cargo build --profile $(BUILD) $(PROGRAMS)
 	@exec $(BIN)/$(BUILD)/oncue up --profile $(or $(PROFILE),dev) $(ARGS)
 
+# One more than there are cores: most of the time a test waits for something.
+TESTS_AT_A_TIME = $$(( $$(getconf _NPROCESSORS_ONLN) + 1 ))
 test: install ## Run every test, with real servers and real programs
 	@deploy/install.sh python
 	@deploy/install.sh typescript
@@ -35,7 +37,7 @@ test: install ## Run every test, with real servers and real programs
 	@mkdir -p $(BIN)/debug/failpoints && cp $(FAULTY:%=$(BIN)/debug/%) $(BIN)/debug/failpoints/
 	cargo build --locked --workspace --bins
 	@if cargo nextest --version >/dev/null 2>&1; then \
-		echo cargo nextest run --workspace && cargo nextest run --locked --workspace --no-fail-fast && \
+		echo cargo nextest run --workspace && cargo nextest run --locked --workspace --no-fail-fast --test-threads $(TESTS_AT_A_TIME) && \
 		echo cargo test --doc && cargo test --locked --workspace --doc -q; \
 	else \
 		echo cargo test --workspace && cargo test --locked --workspace; \

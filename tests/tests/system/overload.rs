@@ -204,7 +204,10 @@ async fn without_a_bound_nobody_is_refused() {
 async fn most_in_hand(size: usize) -> u64 {
     let cluster = Cluster::new("[streams.web]\nmax_bytes = \"512MB\"\n").await;
     let bus = cluster.bus().await;
-    drop(cluster.start("misbehave").await); // which makes stream and consumer
+    // Makes stream and consumer. Stopped and not killed: what comes while the server still takes it for alive would be given to it,
+    // and run one after the other later on.
+    let mut first = cluster.start("misbehave").await;
+    first.stop().await;
     let visitor = "v".repeat(size);
     for n in 0..150 {
         let view = json!({ "page": format!("/{n}"), "visitor": visitor, "referrer": "slow:500" });
