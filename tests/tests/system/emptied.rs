@@ -184,6 +184,38 @@ async fn whatever_step_a_worker_is_at_when_redis_is_emptied_nothing_is_lost_and_
     );
 }
 
+/// Letters of two functions, one behind the other: after a recovery each function knows its own again.
+#[tokio::test]
+async fn letters_of_two_functions_are_not_written_again() {
+    const PAIRS: usize = 20;
+    let column = Column::new().await;
+    let (cluster, bus) = (&column.cluster, &column.bus);
+    let mut workers = cluster.start_all(&["misbehave", "record"]).await;
+    for n in 0..PAIRS {
+        // The second stage refuses what is on such a page.
+        let refused = told(&format!("/refuse-{n}"), "emit:1");
+        cluster.plain_publish([told(&format!("/rejected-{n}"), "reject"), refused]);
+    }
+    until("all letters are there", async || {
+        (cluster.count(bus, "dlq").await == 2 * PAIRS as u64).then_some(())
+    })
+    .await;
+    cluster.redis_ok(&["FLUSHALL"]);
+    cluster.plain_publish([told("/after", "emit:1")]);
+    until("a worker notices", async || {
+        workers
+            .iter_mut()
+            .any(|worker| !worker.is_alive())
+            .then_some(())
+    })
+    .await;
+    workers.iter_mut().for_each(Process::kill);
+    let recovered = cluster.output("oncue", &["recover", "redis", "--yes"]);
+    assert!(recovered.status.success(), "{recovered:?}");
+    column.check().await;
+    assert_eq!(cluster.count(bus, "dlq").await, 2 * PAIRS as u64);
+}
+
 /// The broken twin: a worker that believes what a Redis says which has lost its record loses an output, and writes a second
 /// letter.
 #[tokio::test]

@@ -42,6 +42,10 @@ const BACK: &str = "/api/login/back";
 const ATTEMPT_MS: u64 = 600 * 1000;
 /// Age at which the issuer is asked anew where its endpoints are.
 const REFRESH: Duration = Duration::from_hours(1);
+/// Pause after a question to the issuer that was asked in vain.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Longest place on the page that is remembered: a browser keeps no cookie of more than four kilobytes.
+const MAX_PLACE: usize = 1024;
 /// Signatures of ID tokens that are taken; none of them is symmetric.
 const ALGORITHMS: [&str; 9] = [
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA",
@@ -59,6 +63,8 @@ pub struct Door {
     fetcher: Fetcher,
     verifier: Verifier,
     known: RwLock<Option<(Endpoints, Instant)>>,
+    /// When the issuer was asked in vain; held while it is asked, so that many who come make one question.
+    failed: tokio::sync::Mutex<Option<Instant>>,
 }
 
 /// Part of the discovery document that is needed.
@@ -68,6 +74,9 @@ struct Endpoints {
     authorization_endpoint: Url,
     token_endpoint: Url,
     userinfo_endpoint: Option<Url>,
+    /// Whether it says who it is when it sends somebody back [RFC 9207].
+    #[serde(default)]
+    authorization_response_iss_parameter_supported: bool,
 }
 
 /// Login that a browser has begun.
@@ -115,6 +124,7 @@ impl Door {
             verifier: Verifier::new(&config.issuer, &audience, ALGORITHMS.into_iter(), SKEW)?,
             discovery,
             known: RwLock::default(),
+            failed: tokio::sync::Mutex::default(),
             config,
             all: all.clone(),
         })))
@@ -131,13 +141,22 @@ impl Door {
         {
             return Ok(known);
         }
-        let found: Endpoints = self.fetcher.get(&self.discovery).await?;
-        if found.issuer != self.config.issuer {
-            return Err(format!(
+        let mut failed = self.failed.lock().await;
+        if failed.is_some_and(|failed| failed.elapsed() < PATIENCE) {
+            return Err("it was asked in vain a moment ago".to_owned());
+        }
+        let found = self.fetcher.get(&self.discovery).await;
+        let found = found.and_then(|found: Endpoints| {
+            if found.issuer == self.config.issuer {
+                return Ok(found);
+            }
+            Err(format!(
                 "its discovery document is of the issuer {:?} [OpenID Connect Discovery 1.0 section 4.3]",
                 found.issuer
-            ));
-        }
+            ))
+        });
+        *failed = found.is_err().then(Instant::now);
+        let found = found?;
         *self.known.write() = Some((found.clone(), Instant::now()));
         Ok(found)
     }
@@ -189,7 +208,17 @@ impl Door {
         if party.is_some_and(|party| party != self.config.client) {
             return Err("the token was made for another party".to_owned());
         }
-        if claims.contains_key(&self.config.claim) {
+        // An identifier that nobody chooses: without one nobody is known.
+        if claims
+            .get("sub")
+            .and_then(Value::as_str)
+            .is_none_or(str::is_empty)
+        {
+            return Err("the token lacks sub".to_owned());
+        }
+        let is_whole = claims.contains_key(&self.config.claim)
+            && (self.config.claim != "email" || claims.contains_key("email_verified"));
+        if is_whole {
             return Ok(claims);
         }
         self.told_apart(claims, &endpoints, tokens.access_token.as_deref())
@@ -233,9 +262,10 @@ impl Door {
 
     /// The highest right that somebody's claims give.
     fn right(&self, claims: &Map<String, Value>) -> Option<Right> {
-        // Anybody can say that a mailbox is theirs.
-        if self.config.claim == "email" && claims.get("email_verified") == Some(&Value::Bool(false))
-        {
+        // Anybody can say that a mailbox is theirs. Some issuers say truths as text.
+        let verified = claims.get("email_verified");
+        let is_verified = verified.is_some_and(|it| *it == Value::Bool(true) || it == "true");
+        if self.config.claim == "email" && !is_verified {
             return None;
         }
         let claim = claims.get(&self.config.claim)?;
@@ -260,15 +290,33 @@ impl Door {
     }
 }
 
-/// Name of a person for the record.
+/// Name of a person for the record: what they call themselves there, and who they are.
 fn name(claims: &Map<String, Value>) -> String {
-    let named = ["preferred_username", "email", "name", "sub"].iter();
+    let named = ["preferred_username", "email", "name"].iter();
     let mut found = named.filter_map(|name| claims.get(*name).and_then(Value::as_str));
-    let name = found.next().unwrap_or("somebody").trim();
-    let name: String = name.chars().filter(|c| !c.is_control()).collect();
-    let end = (0..=MAX_NAME_BYTES.min(name.len())).rev();
-    let end = end.into_iter().find(|at| name.is_char_boundary(*at));
-    name[..end.unwrap_or(0)].to_owned()
+    let subject = claims
+        .get("sub")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    match found.next().map(str::trim).filter(|name| *name != subject) {
+        None => short(subject, MAX_NAME_BYTES),
+        Some(name) => {
+            let half = MAX_NAME_BYTES / 2;
+            format!("{} ({})", short(name, half), short(subject, half - 3))
+        }
+    }
+}
+
+/// As much of a text as there is room for, without control characters.
+fn short(text: &str, bytes: usize) -> String {
+    let mut kept = String::new();
+    for c in text.chars().filter(|c| !c.is_control()) {
+        if kept.len() + c.len_utf8() > bytes {
+            break;
+        }
+        kept.push(c);
+    }
+    kept
 }
 
 #[derive(Deserialize)]
@@ -298,7 +346,7 @@ pub async fn begin(
         nonce: random::<16>().ok_or_else(no_randomness)?,
         verifier: random::<32>().ok_or_else(no_randomness)?,
         // A place on this page and nowhere else.
-        to: if to.starts_with("#/") {
+        to: if to.starts_with("#/") && to.len() <= MAX_PLACE {
             to
         } else {
             String::new()
@@ -324,11 +372,7 @@ pub struct Back {
 /// Somebody whose account lets them in.
 struct Entered {
     name: String,
-    /// Their name at the issuer, which nobody chooses.
-    subject: String,
     right: Right,
-    /// Place on the page that was shown, `#/...` or nothing.
-    to: String,
 }
 
 /// Reason for which a login lets nobody in.
@@ -344,53 +388,59 @@ impl Refusal {
         let why = why.into();
         Self { word, why }
     }
+
+    fn response(&self, who: &Who, door: &Door, over: HeaderValue) -> Response {
+        audit::line(who, "login", door.host(), &self.why);
+        redirect(&format!("/?login={}", self.word), [over])
+    }
 }
 
 impl Door {
-    /// The person that a browser has come back for.
-    async fn enter(
+    /// The login that a browser has come back from. Costs nothing, so that nobody uses up what others may try.
+    fn came_back(
         &self,
         key: &hmac::Key,
         cookie: Option<&str>,
-        back: Back,
-    ) -> Result<Entered, Refusal> {
+        back: &Back,
+    ) -> Result<Attempt, Refusal> {
         let attempt = cookie.and_then(|cookie| read(key, cookie));
         let attempt = attempt.ok_or_else(|| {
             Refusal::new("expired", "no login was begun here, or it took too long")
         })?;
-        let issuer = back.iss.as_ref();
-        if attempt.state != back.state || issuer.is_some_and(|of| *of != self.config.issuer) {
+        let says = self
+            .known
+            .read()
+            .as_ref()
+            .is_some_and(|(known, _)| known.authorization_response_iss_parameter_supported);
+        let is_of_issuer = match &back.iss {
+            Some(issuer) => *issuer == self.config.issuer,
+            None => !says,
+        };
+        if attempt.state != back.state || !is_of_issuer {
             return Err(Refusal::new("expired", "it is of another login"));
         }
-        if let Some(error) = back.error {
-            let error: String = error.chars().filter(|c| !c.is_control()).take(64).collect();
+        if let Some(error) = &back.error {
+            let error = short(error, MAX_NAME_BYTES);
             return Err(Refusal::new(
                 "refused",
                 format!("the issuer says {error:?}"),
             ));
         }
-        let claims = self.claims(&back.code, &attempt).await;
+        Ok(attempt)
+    }
+
+    /// The person whose code it is.
+    async fn enter(&self, attempt: &Attempt, code: &str) -> Result<Entered, Refusal> {
+        let claims = self.claims(code, attempt).await;
         let claims = claims.map_err(|why| {
             tracing::warn!("a login by {} failed: {why}", self.host());
             Refusal::new("failed", "could not be checked")
         })?;
-        let subject = claims
-            .get("sub")
-            .and_then(Value::as_str)
-            .unwrap_or_default();
+        let name = name(&claims);
         let right = self.right(&claims);
-        let right = right.ok_or_else(|| {
-            Refusal::new(
-                "nobody",
-                format!("{} ({subject:?}) has no right here", name(&claims)),
-            )
-        })?;
-        Ok(Entered {
-            name: name(&claims),
-            subject: subject.to_owned(),
-            right,
-            to: attempt.to,
-        })
+        let right =
+            right.ok_or_else(|| Refusal::new("nobody", format!("{name} has no right here")))?;
+        Ok(Entered { name, right })
     }
 }
 
@@ -403,7 +453,14 @@ pub async fn back(
 ) -> Result<Response, Problem> {
     let Opening { door, key } = opening(&app)?;
     let client = requester(peer.0.ip(), &headers, &app.config.console.proxies);
-    // Each may cost the issuer a question.
+    let is_secure = is_secure(&app, peer, &headers);
+    let over = attempt_cookie("", 0, is_secure);
+    let stranger = Who(format!("somebody@{}", peer.0.ip()));
+    let attempt = match door.came_back(key, cookie_of(&headers, ATTEMPT), &back) {
+        Ok(attempt) => attempt,
+        Err(refusal) => return Ok(refusal.response(&stranger, door, over)),
+    };
+    // From here on it costs the issuer a question.
     app.access.brake.take(client).map_err(|wait| {
         let seconds = HeaderValue::from(wait.as_secs() + 1);
         Problem::new(
@@ -412,35 +469,18 @@ pub async fn back(
         )
         .with_header(header::RETRY_AFTER, seconds)
     })?;
-    let is_secure = is_secure(&app, peer, &headers);
-    let over = attempt_cookie("", 0, is_secure);
-    let entered = door.enter(key, cookie_of(&headers, ATTEMPT), back).await;
-    let Entered {
-        name,
-        subject,
-        right,
-        to,
-    } = match entered {
+    let Entered { name, right } = match door.enter(&attempt, &back.code).await {
         Ok(entered) => entered,
-        Err(Refusal { word, why }) => {
-            let who = Who(format!("somebody@{}", peer.0.ip()));
-            audit::line(&who, "login", door.host(), &why);
-            return Ok(redirect(&format!("/?login={word}"), [over]));
-        }
+        Err(refusal) => return Ok(refusal.response(&stranger, door, over)),
     };
     app.access.brake.give_back(client);
     let session = Session::begin(&name, right, event::now_ms() + SESSION_MS);
     let session = session.ok_or_else(no_randomness)?;
     let who = Who(format!("{name}@{}", peer.0.ip()));
-    audit::line(
-        &who,
-        "login",
-        door.host(),
-        &format!("{} as {subject:?}", right.word()),
-    );
+    audit::line(&who, "login", door.host(), right.word());
     let cookie = make_cookie(key, &session);
     let cookie = set_cookie(COOKIE, &cookie, SESSION_MS / 1000, is_secure);
-    Ok(redirect(&format!("/{to}"), [over, cookie]))
+    Ok(redirect(&format!("/{}", attempt.to), [over, cookie]))
 }
 
 fn no_randomness() -> Problem {
@@ -526,10 +566,16 @@ mod tests {
 
     #[test]
     fn names_are_kept_short_and_whole() {
-        let claims = |name: &str| Map::from_iter([("email".to_owned(), Value::from(name))]);
-        assert_eq!(name(&claims("ann\u{7}@example.com")), "ann@example.com");
-        let long = name(&claims(&"é".repeat(100)));
-        assert_eq!((long.len(), long.chars().count()), (64, 32));
-        assert_eq!(name(&Map::new()), "somebody");
+        let claims = |name: &str, sub: &str| {
+            let pairs = [("email", name), ("sub", sub)];
+            Map::from_iter(pairs.map(|(name, value)| (name.to_owned(), Value::from(value))))
+        };
+        assert_eq!(
+            name(&claims("ann\u{7}@example.com", "u1")),
+            "ann@example.com (u1)"
+        );
+        assert_eq!(name(&claims("u1", "u1")), "u1");
+        let long = name(&claims(&"é".repeat(100), &"x".repeat(100)));
+        assert_eq!((long.len(), long.chars().count()), (64, 48));
     }
 }

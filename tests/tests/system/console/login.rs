@@ -89,6 +89,7 @@ async fn discovery(State(issuer): State<Issuer>) -> Json<Value> {
         "token_endpoint": format!("{url}/token"),
         "userinfo_endpoint": format!("{url}/userinfo"),
         "jwks_uri": format!("{url}/keys"),
+        "authorization_response_iss_parameter_supported": true,
     }))
 }
 
@@ -228,8 +229,12 @@ impl Browser {
         });
         claims(&mut all);
         self.issuer.login.lock().claims = all;
-        self.back(&cookie, &format!("code={CODE}&state={}", asked["state"]))
-            .await
+        self.back(&cookie, &self.query(&asked["state"])).await
+    }
+
+    /// What the issuer sends the browser back with.
+    fn query(&self, state: &str) -> String {
+        format!("code={CODE}&state={state}&iss={}", self.issuer.url)
     }
 
     async fn back(&self, cookie: &str, query: &str) -> (String, Option<String>) {
@@ -319,7 +324,7 @@ async fn rights_follow_from_the_groups_of_an_account() {
         assert!(
             about["who"]
                 .as_str()
-                .is_some_and(|who| who.starts_with("ann@")),
+                .is_some_and(|who| who.starts_with("ann (u1)@")),
             "{about}"
         );
         assert_eq!(browser.get("/api/flows", &session).await.status(), 200);
@@ -411,7 +416,7 @@ async fn whoever_is_not_let_in_gets_no_session() {
     // Nobody else's browser, no other state, no other issuer, and not the person's will.
     let (cookie, wanted) = browser.begin("").await;
     let state = &wanted["state"];
-    let good = format!("code={CODE}&state={state}");
+    let good = browser.query(state);
     refused(browser.back("", &good).await, "expired", "no cookie");
     refused(
         browser
@@ -425,12 +430,21 @@ async fn whoever_is_not_let_in_gets_no_session() {
         "expired",
         "state",
     );
-    let mixed = format!("{good}&iss=https://elsewhere.example");
+    let mixed = good.replace(&issuer.url, "https://elsewhere.example");
+    let silent = good.replace("&iss=", "&other=");
+    refused(browser.back(&cookie, &silent).await, "expired", "no issuer");
+    // Whoever brings nothing takes nobody's turn.
+    for _ in 0..30 {
+        refused(browser.back("", &good).await, "expired", "no cookie");
+    }
     refused(browser.back(&cookie, &mixed).await, "expired", "issuer");
     browser.moves();
     refused(
         browser
-            .back(&cookie, &format!("error=access_denied&state={state}"))
+            .back(
+                &cookie,
+                &format!("error=access_denied&state={state}&iss={}", issuer.url),
+            )
             .await,
         "refused",
         "error",
@@ -462,7 +476,7 @@ async fn nobody_is_sent_elsewhere_after_a_login() {
         issuer.login.lock().claims = json!({
             "iss": issuer.url, "aud": ["oncue:console"], "exp": now + 60, "nonce": asked["nonce"], "sub": "u1", "groups": "staff",
         });
-        let query = format!("code={CODE}&state={}", asked["state"]);
+        let query = browser.query(&asked["state"]);
         let (found, session) = browser.back(&cookie, &query).await;
         assert_eq!((found.as_str(), session.is_some()), ("/", true), "{to}");
     }

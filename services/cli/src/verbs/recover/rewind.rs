@@ -6,7 +6,7 @@
 //! that had been acked is in its streams already, so it is not published again ([`Restoring`]); and events that were set
 //! aside, or dropped after that, are marked as dead, so that no second letter is written.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -193,7 +193,8 @@ async fn restore_dead_marks(
     store: &Store,
 ) -> Result<(), Failure> {
     let letters = dead_letters::settled(bus).await.map_err(Failure::silent)?;
-    let mut runs = Vec::new();
+    // By function: a commit looks for marks in one place.
+    let mut of_function: BTreeMap<&str, Vec<Run>> = BTreeMap::new();
     for letter in letters {
         // Of a function that is not ours, or one that did not act on the event but emitted it.
         let Some(manifest) = manifests.iter().find(|m| m.name == letter.function) else {
@@ -214,12 +215,15 @@ async fn restore_dead_marks(
             purpose: Purpose::DeadLetter,
             entry: None,
         };
-        runs.push(Run {
+        of_function.entry(&manifest.name).or_default().push(Run {
             row: None,
             events: vec![event],
         });
     }
-    for runs in runs.chunks(RUNS_AT_A_TIME) {
+    let chunks = of_function
+        .values()
+        .flat_map(|runs| runs.chunks(RUNS_AT_A_TIME));
+    for runs in chunks {
         store.commit(runs).await.map_err(Failure::silent)?;
     }
     Ok(())

@@ -521,20 +521,14 @@ impl Store {
         // Noted before the call: a commit whose answer is lost counts as begun and never as
         // answered.
         let begun = self.own.begin(runs);
+        let record = begun.map_or_else(String::new, |begun| begun.number.to_string());
         let keys = [
             self.own.key(&self.keys, function),
             outbox.clone(),
             self.keys.outbox_index(function),
             self.keys.marks(function),
         ];
-        let call = commit_call(
-            &self.function,
-            &self.keys,
-            keys,
-            itoa::Buffer::new().format(begun.number),
-            runs,
-            name,
-        );
+        let call = commit_call(&self.function, &self.keys, keys, &record, runs, name);
         let mut connection = self.connection();
         let (mut replies,): (Vec<Value>,) = match call.query_async(&mut connection).await {
             Err(e) if is_library_missing(&e) => {
@@ -544,7 +538,9 @@ impl Store {
             other => other?,
         };
         let record: String = redis::from_redis_value(replies.remove(0)).unwrap_or_default();
-        self.watch_for_regression(function, begun, &record).await;
+        if let Some(begun) = begun {
+            self.watch_for_regression(function, begun, &record).await;
+        }
         self.must_have_all()?;
         let replies = runs
             .iter()

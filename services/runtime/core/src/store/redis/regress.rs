@@ -49,6 +49,10 @@ pub(super) struct Begun {
 
 /// Commits as this process remembers them; gone with it, and with it the right to complain.
 struct Memory {
+    /// Whether a record is kept at all: a worker does, of its one function, once it has begun it.
+    is_kept: bool,
+    /// Whether the record was found to lack something, from that very moment until it is known to be restored.
+    is_doubtful: bool,
     /// Last restoration that is known, Unix ms; 0 for none.
     epoch: u64,
     /// Number of the last commit begun, from 1.
@@ -77,6 +81,8 @@ impl Own {
     /// Memory of a worker that has committed nothing yet.
     pub fn new() -> Self {
         let memory = Memory {
+            is_kept: false,
+            is_doubtful: false,
             epoch: 0,
             begun: 0,
             answered: 0,
@@ -95,9 +101,12 @@ impl Own {
         keys.of(format_args!("commits:{function}:{}", self.name))
     }
 
-    /// Numbers a commit that is about to be made, and remembers where its events come from.
-    pub fn begin(&self, runs: &[Run]) -> Begun {
+    /// Numbers a commit that is about to be made, and remembers where its events come from; `None` where no record is kept.
+    pub fn begin(&self, runs: &[Run]) -> Option<Begun> {
         let mut memory = self.lock();
+        if !memory.is_kept {
+            return None;
+        }
         memory.begun += 1;
         let marks = runs
             .iter()
@@ -114,10 +123,10 @@ impl Own {
                 memory.commits.pop_front();
             }
         }
-        Begun {
+        Some(Begun {
             number: memory.begun,
             answered: memory.answered,
-        }
+        })
     }
 
     /// Loss that a record shows, as it was before the commit `begun`: `COUNT TIME`, or empty where there was none.
@@ -133,6 +142,8 @@ impl Own {
         if found >= begun.answered || !trusted {
             return None;
         }
+        // Before anybody else asks: what others are answered meanwhile is of the same Redis.
+        memory.is_doubtful = true;
         let mut from = BTreeMap::new();
         // Commits that are no longer remembered may have lain anywhere: then only the time says where to begin.
         let first = memory.commits.front();
@@ -196,7 +207,10 @@ impl Store {
         if failpoint::sabotaged(Sabotage::NoRecord) {
             return Ok(());
         }
-        let begun = self.own.begin(&[]);
+        self.own.lock().is_kept = true;
+        let Some(begun) = self.own.begin(&[]) else {
+            return Ok(());
+        };
         let record = format!("{} {}", begun.number, event::now_ms());
         let mut begin = cmd("SET");
         begin.arg(self.own.key(&self.keys, function)).arg(&record);
@@ -365,13 +379,14 @@ impl Store {
     /// It went back in time. Said as that of a server that is away: the commit was made on what is no longer the state, so
     /// its answers mean nothing, and whoever waits for them waits until the worker ends.
     pub(super) fn must_have_all(&self) -> Result<(), StoreError> {
-        match &*self.regressed.borrow() {
-            Some(why) if !failpoint::sabotaged(Sabotage::NoRecord) => Err(StoreError {
-                message: why.clone(),
-                away: true,
-            }),
-            _ => Ok(()),
+        if failpoint::sabotaged(Sabotage::NoRecord) || !self.own.lock().is_doubtful {
+            return Ok(());
         }
+        let why = self.regressed.borrow().clone();
+        Err(StoreError {
+            message: why.unwrap_or_else(|| "Redis lacks what this worker has committed".to_owned()),
+            away: true,
+        })
     }
 
     /// Checks the record as it was before a commit; a loss is recorded for all, and ends this worker.
@@ -395,7 +410,13 @@ impl Store {
         match record.query_async::<u64>(&mut connection).await {
             Ok(now) if now > epoch => {
                 tracing::info!(%regression, "commits of this worker were lost and have been restored since");
-                self.own.lock().epoch = now;
+                let mut memory = self.own.lock();
+                memory.epoch = now;
+                memory.is_doubtful = false;
+                // A commit has written its number by now, a look has not.
+                if begun.number == begun.answered {
+                    memory.answered = regression.found;
+                }
                 return;
             }
             Ok(_) => {}
@@ -433,17 +454,17 @@ mod tests {
     #[test]
     fn only_what_was_answered_before_a_commit_was_sent_must_be_there() {
         let own = Own::new();
-        let sent = || own.begin(&[]);
+        assert!(own.begin(&[]).is_none(), "nobody keeps a record yet");
+        own.lock().is_kept = true;
+        let sent = || own.begin(&[]).expect("kept");
         let [first, second, third] = [sent(), sent(), sent()];
         // Executed and answered in any order.
         assert!(own.missing(second, "").is_none() && own.missing(third, "2 5").is_none());
         assert!(own.missing(first, "3 6").is_none());
-        assert!(own.missing(own.begin(&[]), "3 6").is_none());
-        let lost = own
-            .missing(own.begin(&[]), "2 5")
-            .expect("two of four are gone");
+        assert!(own.missing(sent(), "3 6").is_none());
+        let lost = own.missing(sent(), "2 5").expect("two of four are gone");
         assert_eq!((lost.seen, lost.found, lost.since), (4, 2, 5));
-        let emptied = own.missing(own.begin(&[]), "").expect("all are gone");
+        let emptied = own.missing(sent(), "").expect("all are gone");
         assert_eq!((emptied.seen, emptied.found), (5, 0));
     }
 }
