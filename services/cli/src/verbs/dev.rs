@@ -259,6 +259,10 @@ impl Dev<'_> {
     fn spawn(&self) -> std::io::Result<Child> {
         let mut up = self.oncue()?;
         up.args(["up", "--nice", NICENESS]).args(&self.args);
+        // Without a terminal this process tells it to stop, and what reaches the whole group must not be a second request, which kills.
+        if !std::io::stdin().is_terminal() {
+            up.process_group(0);
+        }
         if self.is_live {
             up.arg("--keys");
             // A flow without a ledger cannot be told. What the file says of ledgers, holds.

@@ -436,6 +436,11 @@ impl Store {
         };
         if let Err(e) = self.record_regression(function, &regression).await {
             tracing::error!(error = %e, "cannot record that Redis was emptied");
+            // A primary that was demoted is empty while it copies the other: no word of it counts, and the caller asks again.
+            if e.away {
+                self.own.lock().is_doubtful = false;
+                return;
+            }
         }
         self.regressed.send_replace(Some(regression.to_string()));
     }
