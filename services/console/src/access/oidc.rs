@@ -13,7 +13,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use oncue_core::config::{Config, LoginConfig};
+use oncue_core::config::{AuthConfig, Config, LoginConfig};
 use oncue_http::Peer;
 use oncue_http::address::requester;
 use oncue_http::oidc::Verifier;
@@ -46,13 +46,6 @@ const REFRESH: Duration = Duration::from_hours(1);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest place on the page that is remembered: a browser keeps no cookie of more than four kilobytes.
 const MAX_PLACE: usize = 1024;
-/// Signatures of ID tokens that are taken; none of them is symmetric.
-const ALGORITHMS: [&str; 9] = [
-    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA",
-];
-/// Difference between the clocks of issuer and console that is forgiven.
-const SKEW: Duration = Duration::from_secs(30);
-
 /// Issuer whose accounts open the console.
 pub struct Door {
     config: LoginConfig,
@@ -118,10 +111,13 @@ impl Door {
         let place = format!("{place}/.well-known/openid-configuration");
         let discovery = Url::parse(&place).map_err(|e| format!("{:?}: {e}", config.issuer))?;
         let audience = [config.client.clone()].into();
+        // Algorithms and clocks as at the gateway where nothing is said of them.
+        let usual = AuthConfig::default();
+        let verifier = Verifier::new(&config.issuer, &audience, usual.algorithms(), usual.skew())?;
         Ok(Some(Box::new(Self {
             back: format!("{}{BACK}", base.trim_end_matches('/')),
             fetcher: Fetcher::new(&discovery)?,
-            verifier: Verifier::new(&config.issuer, &audience, ALGORITHMS.into_iter(), SKEW)?,
+            verifier,
             discovery,
             known: RwLock::default(),
             failed: tokio::sync::Mutex::default(),
@@ -135,13 +131,22 @@ impl Door {
         self.discovery.host_str().unwrap_or_default()
     }
 
+    /// Endpoints as they were found a while ago.
+    fn recent(&self) -> Option<Endpoints> {
+        let known = self.known.read();
+        let (endpoints, at) = known.as_ref()?;
+        (at.elapsed() < REFRESH).then(|| endpoints.clone())
+    }
+
     async fn endpoints(&self) -> Result<Endpoints, String> {
-        if let Some((known, at)) = self.known.read().clone()
-            && at.elapsed() < REFRESH
-        {
+        if let Some(known) = self.recent() {
             return Ok(known);
         }
         let mut failed = self.failed.lock().await;
+        // Somebody has asked while this one waited.
+        if let Some(known) = self.recent() {
+            return Ok(known);
+        }
         if failed.is_some_and(|failed| failed.elapsed() < PATIENCE) {
             return Err("it was asked in vain a moment ago".to_owned());
         }

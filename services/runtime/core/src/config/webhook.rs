@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::Config;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _};
 
-use super::{OneOf, Span};
+use super::{Config, OneOf, Span};
 
 /// `[[webhook]]`: `POST /v1/webhooks/NAME` takes what is signed with one of its secrets, and publishes one event for it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]

@@ -521,14 +521,15 @@ impl Store {
         // Noted before the call: a commit whose answer is lost counts as begun and never as
         // answered.
         let begun = self.own.begin(runs);
-        let record = begun.map_or_else(String::new, |begun| begun.number.to_string());
+        let mut digits = itoa::Buffer::new();
+        let record = begun.map_or("", |begun| digits.format(begun.number));
         let keys = [
             self.own.key(&self.keys, function),
             outbox.clone(),
             self.keys.outbox_index(function),
             self.keys.marks(function),
         ];
-        let call = commit_call(&self.function, &self.keys, keys, &record, runs, name);
+        let call = commit_call(&self.function, &self.keys, keys, record, runs, name);
         let mut connection = self.connection();
         let (mut replies,): (Vec<Value>,) = match call.query_async(&mut connection).await {
             Err(e) if is_library_missing(&e) => {
