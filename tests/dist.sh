@@ -103,8 +103,20 @@ try() {
 
     cd "$place/work"
     "${bare[@]}" oncue new tsshop --lang typescript >/dev/null
-    grep -q "\"file:$home/typescript/oncue.tgz\"" tsshop/package.json && tar -tzf "$home/typescript/oncue.tgz" package/dist/cli.js >/dev/null ||
-        fail "the app in TypeScript does not depend on what the package brings"
+    grep -q '"file:vendor/oncue.tgz"' tsshop/package.json && cmp tsshop/vendor/oncue.tgz "$home/typescript/oncue.tgz" &&
+        tar -tzf tsshop/vendor/oncue.tgz package/dist/cli.js >/dev/null || fail "the app in TypeScript does not carry what the package brings"
+    said=$(cd tsshop && "${bare[@]}" timeout --signal INT 2 oncue dev 2>&1) || true
+    [[ $said == *"run npm install"* ]] || fail "before npm install it says: $said"
+    "${bare[@]}" oncue new pyshop --lang python >/dev/null
+    cd pyshop
+    grep -q '^\./vendor/oncue$' requirements.txt && diff -r vendor/oncue "$home/python" || fail "the app in Python does not carry what the package brings"
+    said=$("${bare[@]}" timeout --signal INT 2 oncue dev 2>&1) || true
+    [[ $said == *"python3 -m venv .venv && .venv/bin/pip install -r requirements.txt"* ]] || fail "before pip install it says: $said"
+    "${bare[@]}" PYTHONPATH=vendor/oncue "$checkout/.oncue/venv/bin/python" -m unittest -q discover tests || fail "the tests of the app in Python fail"
+    touch vendor/oncue/former.py
+    "${bare[@]}" oncue vendor >/dev/null
+    [ ! -e vendor/oncue/former.py ] || fail "oncue vendor leaves what another version had"
+    cd ..
     "${bare[@]}" oncue new shop >/dev/null
     cd shop
     grep -q "path = \"$home/crates/oncue\"" Cargo.toml || fail "the app does not depend on the crates of the package"

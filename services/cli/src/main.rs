@@ -4,6 +4,7 @@ mod up;
 mod verbs;
 
 mod exit;
+mod folder;
 mod http;
 mod manifests;
 mod services;
@@ -23,7 +24,7 @@ use crate::terminal::paint;
 use crate::verbs::{
     apply, audit, backup, check, completions, demo, dev, dlq, docs, doctor, find, flow, health,
     keys, logs, man, map, new, pause, ps, publish, recover, remove, restart, restore, rights,
-    scale, schedule, state, tail, tend, test, top,
+    scale, schedule, state, tail, tend, test, top, vendor,
 };
 
 /// Runs functions on your own machines: each acts on its event, owns its state, and emits what follows.
@@ -42,6 +43,8 @@ enum Verb {
     New(new::Args),
     /// Make a folder with the demo app that came with `oncue`, to run and to play with.
     Demo(demo::Args),
+    /// Replace the package for functions that an app in Python or TypeScript carries in vendor/ by that of this oncue.
+    Vendor,
     /// Build the app, run it, and run what is saved.
     Dev(dev::Args),
     /// Run the app's own tests beside servers, functions and a gateway of their own.
@@ -208,6 +211,7 @@ async fn run(Cli { global, verb }: Cli) -> Result<u8, Failure> {
         Verb::Health(args) => health::run(&args, settings).await,
         Verb::Dev(args) => dev::run(&args, &settings).await,
         Verb::Test(args) => test::run(&args, &settings).await,
+        Verb::Vendor => vendor::run(&settings),
         Verb::New(_) | Verb::Demo(_) | Verb::Completions(_) | Verb::Man(_) => Ok(exit::OK),
     }
 }

@@ -1,6 +1,9 @@
 //! Manifests of functions, from their programs. The program is the only source: nothing about a function is written
 //! twice.
 
+use std::collections::BTreeMap;
+use std::path::Path;
+
 use futures::future::join_all;
 use oncue_admin::program;
 use oncue_core::model::manifest::Manifest;
@@ -26,6 +29,7 @@ pub async fn of(settings: &Settings, names: &[String]) -> Result<Vec<Manifest>, 
             "build them (`cargo build --release --bins`), name their folder with --bin, or remove them from oncue.toml",
         ));
     }
+    programs_are_there(settings, names)?;
     let asked = names
         .iter()
         .map(|name| program::manifest(&settings.config, &settings.bin, name));
@@ -46,8 +50,64 @@ pub async fn of(settings: &Settings, names: &[String]) -> Result<Vec<Manifest>, 
     if mistakes.is_empty() {
         return Ok(manifests);
     }
-    Err(Failure::failed(format_args!(
+    let failure = Failure::failed(format_args!(
         "not every function says what it is\n{}",
         mistakes.join("\n")
-    )))
+    ));
+    // As Python and Node have it.
+    let is_not_installed = mistakes
+        .iter()
+        .any(|why| why.contains("No module named") || why.contains("ERR_MODULE_NOT_FOUND"));
+    let command = names
+        .iter()
+        .find_map(|name| settings.config.function(name).run?.into_iter().next());
+    let folder = settings.config.beside(Path::new("."));
+    match command.and_then(|command| installation(&command, &folder)) {
+        Some(advice) if is_not_installed => Err(failure.advise(advice)),
+        _ => Err(failure),
+    }
+}
+
+/// Refuses functions whose `run` names a program in the app's folder that is not there, since it comes with an installation.
+fn programs_are_there(settings: &Settings, names: &[String]) -> Result<(), Failure> {
+    let mut missing: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for name in names {
+        let run = settings.config.function(name).run.unwrap_or_default();
+        let Some(program) = run.into_iter().next() else {
+            continue;
+        };
+        // A name alone is looked for on PATH.
+        if program.contains('/') && !settings.config.beside(Path::new(&program)).is_file() {
+            missing.entry(program).or_default().push(name);
+        }
+    }
+    let Some((program, functions)) = missing.first_key_value() else {
+        return Ok(());
+    };
+    let failure = Failure::usage(format_args!(
+        "{program} is not there, with which oncue.toml runs {}",
+        functions.join(", ")
+    ));
+    let folder = settings.config.beside(Path::new("."));
+    let advice = installation(program, &folder).unwrap_or_else(|| {
+        let function = functions[0];
+        format!("install it, or name another program in `run` of [functions.{function}]")
+    });
+    Err(failure.advise(advice))
+}
+
+/// How to install what a program in an app's folder belongs to, by the conventions of its language.
+pub fn installation(program: &str, folder: &Path) -> Option<String> {
+    let command = match Path::new(program)
+        .components()
+        .next()?
+        .as_os_str()
+        .to_str()?
+    {
+        ".venv" => "python3 -m venv .venv && .venv/bin/pip install -r requirements.txt",
+        "node_modules" => "npm install",
+        _ => return None,
+    };
+    let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+    Some(format!("run {command} in {}", folder.display()))
 }

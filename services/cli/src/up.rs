@@ -40,6 +40,7 @@ use oncue_core::bus::Bus;
 use oncue_core::bus::layout::Mode;
 use oncue_core::bus::services::ServiceInstance;
 use oncue_core::config::Config;
+use oncue_core::contract::Contracts;
 use oncue_core::model::manifest::Manifest;
 use oncue_core::store::Store;
 use parking_lot::Mutex;
@@ -83,6 +84,7 @@ const KEYS: &str =
 const DATA: &str = ".oncue";
 
 #[derive(clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
 pub struct Args {
     /// Folder for the servers' data. Default: `.oncue` beside oncue.toml.
     #[arg(long, default_value = DATA, hide_default_value = true, value_name = "DIR")]
@@ -94,6 +96,9 @@ pub struct Args {
     /// Start only these functions, with everything around them.
     #[arg(long, num_args = 1.., value_name = "NAME")]
     only: Vec<String>,
+    /// Start NATS and Redis and nothing else: for `oncue restore` and `oncue recover`, which want no function at work.
+    #[arg(long, conflicts_with_all = ["only", "set_aside", "break_contract"])]
+    servers: bool,
     #[command(flatten)]
     consent: apply::Consent,
     /// Leave servers that are started here open: whoever reaches them may do everything. Without it they want the credentials
@@ -145,6 +150,8 @@ struct Launch {
     lock: Option<Lock>,
     profile: Profile,
     consent: apply::Consent,
+    /// Whether nothing but the servers is started.
+    is_servers_alone: bool,
     /// Folder where workers write down what they have in hand.
     hands: PathBuf,
     /// Folder of the log files.
@@ -208,6 +215,7 @@ pub async fn run(args: Args, mut settings: Settings) -> Result<u8, Failure> {
         lock,
         profile: args.profile,
         consent: args.consent,
+        is_servers_alone: args.servers,
         hands: hands?,
         logs: logs?,
         settings,
@@ -241,6 +249,13 @@ pub async fn run(args: Args, mut settings: Settings) -> Result<u8, Failure> {
     outcome
 }
 
+/// Servers that run, and what the programs say of their events.
+struct StartedServers {
+    /// nats-server, where it is started here.
+    nats: Option<Arc<ProcessStatus>>,
+    contracts: Contracts,
+}
+
 /// All that runs once everything is ready.
 struct Running<'s> {
     autoscaler: Autoscaler<'s>,
@@ -255,6 +270,15 @@ struct Running<'s> {
 impl Launch {
     /// Starts everything, says so, and scales until something fails.
     async fn run(&self, supervisor: &Supervisor) -> Failure {
+        if self.is_servers_alone {
+            return match self.start_servers(supervisor).await {
+                Ok(_) => {
+                    log::print(&self.servers_text());
+                    std::future::pending().await
+                }
+                Err(failure) => failure,
+            };
+        }
         match self.start(supervisor).await {
             Ok(Running {
                 autoscaler,
@@ -298,18 +322,7 @@ impl Launch {
         if let Traces::Start = &self.plan.traces {
             supervisor.viewer.run(programs::viewer(settings)?);
         }
-        let contracts = settings.contracts().await?;
-        if let Some(lock) = &self.lock {
-            lock.write(&Rights::of(
-                &self.config,
-                &self.manifests,
-                &contracts.catalog,
-            ))?;
-        }
-        let (nats, _redis) = tokio::try_join!(
-            servers::start(&self.plan.nats, &settings.config, supervisor),
-            servers::start(&self.plan.redis, &settings.config, supervisor)
-        )?;
+        let StartedServers { nats, contracts } = self.start_servers(supervisor).await?;
         let bus = settings.bus().await?;
         self.apply_layout(&bus, &contracts.programs, supervisor)
             .await?;
@@ -345,6 +358,24 @@ impl Launch {
             store,
             nats,
         })
+    }
+
+    /// Starts both servers with the rights of everybody.
+    async fn start_servers(&self, supervisor: &Supervisor) -> Result<StartedServers, Failure> {
+        let settings = &self.settings;
+        let contracts = settings.contracts().await?;
+        if let Some(lock) = &self.lock {
+            lock.write(&Rights::of(
+                &self.config,
+                &self.manifests,
+                &contracts.catalog,
+            ))?;
+        }
+        let (nats, _redis) = tokio::try_join!(
+            servers::start(&self.plan.nats, &settings.config, supervisor),
+            servers::start(&self.plan.redis, &settings.config, supervisor)
+        )?;
+        Ok(StartedServers { nats, contracts })
     }
 
     /// Gives everybody the rights that follow from the programs as they lie there now.
@@ -457,15 +488,10 @@ impl Launch {
             (entrance, format!("{gateway}/")),
             ("console", format!("{console}/")),
             ("traces", self.plan.traces.to_string()),
-            ("NATS", server_text(&self.plan.nats)),
-            ("Redis", server_text(&self.plan.redis)),
         ];
+        let rows = rows.into_iter().chain(self.server_rows());
         let head = format!("ready in {took} ms: {}", count_text(pools));
-        let mut lines = vec![String::new(), paint(BOLD, head)];
-        for (name, value) in rows {
-            let name = paint(DIM, format_args!("{name:<7}"));
-            lines.push(format!("  {name} {value}"));
-        }
+        let mut lines = table_text(head, rows);
         lines.push(paint(
             DIM,
             "  Ctrl-C finishes what is in flight and stops everything.",
@@ -476,6 +502,35 @@ impl Launch {
         lines.push(String::new());
         lines.join("\n")
     }
+
+    fn servers_text(&self) -> String {
+        let took = self.started.elapsed().as_millis();
+        let head = format!("ready in {took} ms: the servers, and no function");
+        let mut lines = table_text(head, self.server_rows());
+        lines.push(paint(
+            DIM,
+            "  `oncue restore` and `oncue recover` work now. Ctrl-C stops the servers.",
+        ));
+        lines.push(String::new());
+        lines.join("\n")
+    }
+
+    fn server_rows(&self) -> [(&'static str, String); 2] {
+        [
+            ("NATS", server_text(&self.plan.nats)),
+            ("Redis", server_text(&self.plan.redis)),
+        ]
+    }
+}
+
+/// Lines of what runs where, below a head.
+fn table_text(head: String, rows: impl IntoIterator<Item = (&'static str, String)>) -> Vec<String> {
+    let mut lines = vec![String::new(), paint(BOLD, head)];
+    for (name, value) in rows {
+        let name = paint(DIM, format_args!("{name:<7}"));
+        lines.push(format!("  {name} {value}"));
+    }
+    lines
 }
 
 /// Tends the servers for as long as the app runs.
@@ -537,16 +592,18 @@ fn chosen(args: &Args, settings: &Settings) -> Result<Vec<String>, Failure> {
 /// Looks for ports and servers and starts nothing.
 async fn plan(args: &Args, settings: &Settings) -> Result<Plan, Failure> {
     let config = &settings.config;
-    port_check::must_be_free(
-        "the gateway",
-        &config.gateway.listen,
-        "[gateway] listen in oncue.toml, or ONCUE_GATEWAY_LISTEN",
-    )?;
-    port_check::must_be_free(
-        "the console",
-        &config.console.listen,
-        "[console] listen in oncue.toml, or ONCUE_CONSOLE_LISTEN",
-    )?;
+    if !args.servers {
+        port_check::must_be_free(
+            "the gateway",
+            &config.gateway.listen,
+            "[gateway] listen in oncue.toml, or ONCUE_GATEWAY_LISTEN",
+        )?;
+        port_check::must_be_free(
+            "the console",
+            &config.console.listen,
+            "[console] listen in oncue.toml, or ONCUE_CONSOLE_LISTEN",
+        )?;
+    }
     let (nats, redis) = tokio::join!(
         servers::nats(args, settings),
         servers::redis(args, settings)

@@ -4,6 +4,7 @@ pub mod new;
 pub mod demo;
 pub mod dev;
 pub mod test;
+pub mod vendor;
 pub mod apply;
 pub mod tend;
 pub mod publish;

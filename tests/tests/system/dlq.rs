@@ -300,6 +300,8 @@ async fn an_event_that_still_cannot_be_read_remains_the_same_event() {
             code == 1 && err.contains("failed again for the same cause"),
             "{code} {err}"
         );
+        let renamed = format!("#{n} is #{} now", n + 1);
+        assert!(err.contains(&renamed), "{err}");
         let after = letters(&cluster, &bus, 1).await;
         assert_eq!(
             (&after[0].event_id, after[0].redrives),

@@ -245,6 +245,11 @@ async fn a_flow_without_a_ledger_is_found_in_the_streams() {
             "{err}"
         );
     }
+    let (_, out, err) = oncue(&cluster, &["find", "--state", "complete"]);
+    assert!(
+        out.is_empty() && err.contains("events were passed over"),
+        "{out} {err}"
+    );
     // What nobody has done yet is pending.
     drop(workers);
     until("the workers are gone", async || {
@@ -478,6 +483,29 @@ async fn drift_is_named_and_has_an_exit_code() {
         code == 4 && err.contains("127.0.0.1:1"),
         "without Redis nothing is observed: {code} {err}"
     );
+}
+
+#[tokio::test]
+async fn a_function_that_left_the_file_and_not_the_servers_is_drift() {
+    let cluster = Cluster::new(APP).await;
+    let bus = cluster.bus().await;
+    let _workers = cluster.start_all(&["count-views"]).await;
+    publish(&bus, "web.page.viewed", "v", "client", "", "").await;
+    let removed = "removed       former is not in oncue.toml, and 1 events wait for it";
+    let (_, out, _) = oncue(&cluster, &["map", "--drift"]);
+    assert!(!out.contains("removed"), "{out}");
+    let config = json!({ "durable_name": "app_former", "ack_policy": "explicit", "filter_subject": "web.page.viewed" });
+    bus.api(
+        "CONSUMER.DURABLE.CREATE.web.app_former",
+        &json!({ "stream_name": "web", "config": config }),
+    )
+    .await
+    .expect("a consumer");
+    let (code, out, _) = oncue(&cluster, &["map", "--drift"]);
+    assert!(code == 1 && out.contains(removed), "{code} {out}");
+    let ignored = ["map", "--drift", "--ignore", "removed"];
+    let (_, out, _) = oncue(&cluster, &ignored);
+    assert!(!out.contains("removed"), "{out}");
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use crate::exit::{self, Failure};
+use crate::folder::copy;
 use crate::settings;
 use crate::terminal::paint::{GOOD, paint, say};
 
@@ -32,7 +33,8 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
             Failure::usage(format_args!("{shown} is there already")).advise("name another folder")
         );
     }
-    copy(&source, folder)
+    // Programs stay where they were installed.
+    copy(&source, folder, PROGRAMS)
         .and_then(|()| name_programs(folder, &source.join(PROGRAMS)))
         .map_err(|e| Failure::failed(format_args!("{shown}: {e}")))?;
     say(format_args!(
@@ -40,23 +42,6 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         paint(GOOD, format_args!("{shown} is made."))
     ));
     Ok(exit::OK)
-}
-
-/// Copies all but the programs, which stay where they were installed.
-fn copy(source: &Path, folder: &Path) -> io::Result<()> {
-    fs::create_dir_all(folder)?;
-    for entry in source.read_dir()? {
-        let entry = entry?;
-        let from = entry.path();
-        let to = folder.join(entry.file_name());
-        if from.is_file() {
-            // Written, not copied: what was installed may be read-only, and this is to be changed.
-            fs::write(to, fs::read(from)?)?;
-        } else if entry.file_name() != PROGRAMS {
-            copy(&from, &to)?;
-        }
-    }
-    Ok(())
 }
 
 /// Says in `oncue.toml` where the programs are.

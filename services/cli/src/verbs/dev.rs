@@ -13,7 +13,7 @@ mod live;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, IsTerminal as _};
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -25,6 +25,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Mutex;
 
 use crate::exit::{self, Failure};
+use crate::manifests;
 use crate::settings::Settings;
 use crate::terminal::paint::{BAD, DIM, GOOD, NAME, paint, remark};
 use crate::up::TRACK;
@@ -37,6 +38,10 @@ use self::live::Live;
 const NICENESS: &str = "5";
 /// Pause between two looks at the files.
 const LOOK: Duration = Duration::from_millis(100);
+/// Looks without a change after which what was saved is whole.
+const SAVED: u32 = 1;
+/// Looks without a change after which what is being installed is whole: an installer takes its time between two packages.
+const INSTALLED: u32 = 15;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -337,14 +342,30 @@ impl Dev<'_> {
     /// Waits for a change, and until nothing changes any more: an editor writes several files, and some of them twice.
     async fn changed(&self, before: &FileTimes) -> FileTimes {
         let mut last = before.clone();
+        let mut quiet = 0;
         loop {
             tokio::time::sleep(LOOK).await;
             let now = self.look();
-            if now != *before && now == last {
+            quiet = if now == last { quiet + 1 } else { 0 };
+            if now != *before && quiet >= self.enough_quiet(before, &now) {
                 return now;
             }
             last = now;
         }
+    }
+
+    /// Looks without a change after which something has been changed to its end.
+    fn enough_quiet(&self, before: &FileTimes, now: &FileTimes) -> u32 {
+        let mut marks = before.clone();
+        for mark in self.installations() {
+            let mark = self.folder.join(mark);
+            marks.extend(
+                now.get_key_value(&mark)
+                    .map(|(path, at)| (path.clone(), *at)),
+            );
+        }
+        // Alike but for what tells of an installation.
+        if marks == *now { INSTALLED } else { SAVED }
     }
 
     /// Files that are followed: the configuration, and the sources.
@@ -356,7 +377,34 @@ impl Dev<'_> {
         for path in &self.build.watch {
             visit(&self.folder.join(path), &mut seen);
         }
+        for mark in self.installations() {
+            note(&self.folder.join(mark), &mut seen);
+        }
         seen
+    }
+
+    /// Files and folders that are written when something is installed of which the app's programs are: what did not start without
+    /// it may start then.
+    fn installations(&self) -> BTreeSet<PathBuf> {
+        let functions = self.settings.config.functions.keys();
+        let runs = functions.filter_map(|name| self.settings.config.function(name).run);
+        let commands = runs.chain([self.build.command.clone()]);
+        let programs = commands.filter_map(|command| command.into_iter().next());
+        let mut marks = BTreeSet::new();
+        for program in programs.map(PathBuf::from) {
+            let Some(Component::Normal(first)) = program.components().next() else {
+                continue;
+            };
+            if first == ".venv" {
+                let libraries = self.folder.join(".venv/lib").read_dir();
+                let libraries = libraries.into_iter().flatten().flatten();
+                marks.extend(libraries.map(|library| library.path().join("site-packages")));
+            } else if first == "node_modules" {
+                marks.insert(PathBuf::from("node_modules/.package-lock.json"));
+            }
+            marks.insert(program);
+        }
+        marks
     }
 
     /// When each function's program was written.
@@ -430,10 +478,17 @@ pub async fn build(build: &BuildConfig, folder: &Path) -> bool {
     match built {
         Ok(status) => status.success(),
         Err(e) if e.kind() == ErrorKind::NotFound => {
-            let what = format!("{command} is not on PATH, and [build] of oncue.toml needs it");
+            let place = if command.contains('/') {
+                "there"
+            } else {
+                "on PATH"
+            };
+            let what = format!("{command} is not {place}, and [build] of oncue.toml needs it");
             remark(paint(BAD, what));
             if command == "cargo" {
                 remark("  install Rust from https://rustup.rs and try again");
+            } else if let Some(advice) = manifests::installation(command, folder) {
+                remark(format_args!("  {advice}"));
             }
             false
         }
@@ -452,10 +507,17 @@ async fn ended(child: &Mutex<Option<Child>>) -> Option<ExitStatus> {
     }
 }
 
+/// Adds a file, or a folder without what is in it; what is not there is nothing.
+fn note(path: &Path, seen: &mut FileTimes) {
+    let Ok(found) = path.metadata() else { return };
+    if let Ok(modified) = found.modified() {
+        seen.insert(path.to_owned(), (modified, found.len()));
+    }
+}
+
 /// Adds a file, or all files below a folder; what is not there is nothing.
 fn visit(path: &Path, seen: &mut FileTimes) {
-    let Ok(found) = path.metadata() else { return };
-    if found.is_dir() {
+    if path.is_dir() {
         let Ok(inside) = path.read_dir() else { return };
         for entry in inside.flatten() {
             let name = entry.file_name();
@@ -465,7 +527,7 @@ fn visit(path: &Path, seen: &mut FileTimes) {
                 visit(&entry.path(), seen);
             }
         }
-    } else if let Ok(modified) = found.modified() {
-        seen.insert(path.to_owned(), (modified, found.len()));
+    } else {
+        note(path, seen);
     }
 }

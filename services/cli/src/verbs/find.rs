@@ -105,6 +105,12 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         }
     }
     remark(paint(DIM, end(&page)));
+    if page.untracked > 0 {
+        let untracked = number(page.untracked);
+        remark(format_args!(
+            "{untracked} events were passed over: nobody has tracked their flows, so what became of them is not known ([flows] track)"
+        ));
+    }
     Ok(exit::OK)
 }
 

@@ -8,6 +8,8 @@ use crate::exit::{self, Failure};
 use crate::settings;
 use crate::terminal::paint::{GOOD, paint, say};
 
+use super::vendor;
+
 /// Files of the app, with the names of the parts that are filled in.
 const FILES: [(&str, &str); 12] = [
     ("Cargo.toml", include_str!("new/template/Cargo.toml.in")),
@@ -132,13 +134,11 @@ const CHECKOUT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 const SOURCES: [&str; 3] = ["services/runtime/function", "proto", "proto/codegen"];
 /// Runtime, contract and code generator among the crates that came with an installed `oncue`.
 const INSTALLED: [&str; 3] = ["oncue", "oncue-proto", "oncue-build"];
-/// Package for functions in Python, in a checkout.
+/// Source for functions in Python, in a checkout.
 const PYTHON: &str = "services/runtime/python";
 
-/// Folder of the package for functions in TypeScript, as npm packs it: in a checkout, once it was built there.
-const TYPESCRIPT: &str = ".oncue/typescript";
-/// The package in that folder.
-const PACKED: &str = "oncue.tgz";
+/// Source for functions in TypeScript, as npm packs it: in a checkout, once it was built there.
+const TYPESCRIPT: &str = ".oncue/typescript/oncue.tgz";
 
 /// Language of an app's functions.
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -178,6 +178,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         ("{{crate}}", name.replace('-', "_")),
         ("{{domain}}", name.replace('-', "")),
     ];
+    let mut carried = None;
     let files = match args.lang {
         Language::Rust => {
             let dependency = Dependency::of(args)?;
@@ -190,11 +191,15 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
             &FILES[..]
         }
         Language::Python => {
-            words.push(("{{package}}", python_package(args)?));
+            let package = python_package(args)?;
+            words.push(("{{package}}", package.requirement));
+            carried = package.carried;
             &PYTHON_FILES[..]
         }
         Language::TypeScript => {
-            words.push(("{{package}}", typescript_package(args)?));
+            let package = typescript_package(args)?;
+            words.push(("{{package}}", package.requirement));
+            carried = package.carried;
             &TYPESCRIPT_FILES[..]
         }
     };
@@ -206,6 +211,11 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
             });
         write(&folder.join(file), &text)
             .map_err(|e| Failure::failed(format_args!("{name}/{file}: {e}")))?;
+    }
+    if let Some((package, source)) = carried {
+        package
+            .copy(&source, folder)
+            .map_err(|e| Failure::failed(format_args!("{name}/{}: {e}", package.path())))?;
     }
     let first = match args.lang {
         Language::Rust => "",
@@ -221,36 +231,61 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
     Ok(exit::OK)
 }
 
-/// Line of `requirements.txt` by which pip finds the package for functions.
-fn python_package(args: &Args) -> Result<String, Failure> {
-    if let Some(url) = &args.oncue_git {
-        // Not `oncue @ URL`: pip takes no such URL without a host, as that of a clone on this machine.
-        return Ok(format!("git+{url}#subdirectory={PYTHON}"));
-    }
-    let installed = settings::installed("python").filter(|_| args.oncue_path.is_none());
-    let folder = match installed {
-        Some(folder) => folder,
-        None => checkout(args)?.join(PYTHON),
-    };
-    Ok(folder.display().to_string())
+/// Place at which an app finds the package for its functions.
+struct Source {
+    /// Requirement as pip or npm reads it.
+    requirement: String,
+    /// Source that the app carries, and where it was installed; `None` where the app depends on a checkout or a repository.
+    carried: Option<(vendor::Package, PathBuf)>,
 }
 
-/// Version in `package.json` by which npm finds the package for functions: a file, since npm takes no part of a repository.
-fn typescript_package(args: &Args) -> Result<String, Failure> {
+impl Source {
+    /// Source of a checkout, or of a repository.
+    fn elsewhere(requirement: String) -> Self {
+        Self {
+            requirement,
+            carried: None,
+        }
+    }
+}
+
+/// Source for functions in Python, as `requirements.txt` names it.
+fn python_package(args: &Args) -> Result<Source, Failure> {
+    if let Some(url) = &args.oncue_git {
+        // Not `oncue @ URL`: pip takes no such URL without a host, as that of a clone on this machine.
+        return Ok(Source::elsewhere(format!(
+            "git+{url}#subdirectory={PYTHON}"
+        )));
+    }
+    let installed = vendor::PYTHON.installed();
+    if let Some(source) = installed.filter(|_| args.oncue_path.is_none()) {
+        return Ok(Source {
+            requirement: format!("./{}", vendor::PYTHON.path()),
+            carried: Some((vendor::PYTHON, source)),
+        });
+    }
+    let folder = checkout(args)?.join(PYTHON);
+    Ok(Source::elsewhere(folder.display().to_string()))
+}
+
+/// Source for functions in TypeScript, as `package.json` names it: a file, since npm takes no part of a repository.
+fn typescript_package(args: &Args) -> Result<Source, Failure> {
     if args.oncue_git.is_some() {
         return Err(Failure::usage(
             "npm cannot take the package for TypeScript out of a repository",
         )
         .advise("name a checkout with --oncue-path DIR"));
     }
-    let installed = settings::installed("typescript").filter(|_| args.oncue_path.is_none());
-    let folder = match installed {
-        Some(folder) => folder,
-        None => checkout(args)?.join(TYPESCRIPT),
-    };
-    let packed = folder.join(PACKED);
+    let installed = vendor::TYPESCRIPT.installed();
+    if let Some(source) = installed.filter(|_| args.oncue_path.is_none()) {
+        return Ok(Source {
+            requirement: format!("file:{}", vendor::TYPESCRIPT.path()),
+            carried: Some((vendor::TYPESCRIPT, source)),
+        });
+    }
+    let packed = checkout(args)?.join(TYPESCRIPT);
     if packed.is_file() {
-        return Ok(format!("file:{}", packed.display()));
+        return Ok(Source::elsewhere(format!("file:{}", packed.display())));
     }
     let missing = format_args!("{} is not there", packed.display());
     Err(Failure::usage(missing)

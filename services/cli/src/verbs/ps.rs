@@ -1,6 +1,6 @@
 //! `oncue ps`: every function as the bus knows it (consumers), as its workers answer, and as `oncue up` keeps it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anstyle::Style;
@@ -44,6 +44,7 @@ struct FunctionRow {
     /// Events handed out and not yet acknowledged.
     in_flight: u64,
     redelivered: u64,
+    /// Counts from here to `dead` are of all workers there ever were.
     applied: u64,
     duplicates: u64,
     retried: u64,
@@ -62,6 +63,11 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         .await
         .map_err(Failure::silent)?;
     let mut set = bounds::all(&bus).await.map_err(Failure::silent)?;
+    // Without Redis only what runs now has counted anything.
+    let totals = match settings.store().await {
+        Ok(store) => store.counts().await.unwrap_or_default(),
+        Err(_) => BTreeMap::new(),
+    };
     let declared = &settings.config.functions;
     // Declared ones also where nobody runs them: what is missing is what one looks for.
     let names: BTreeSet<&String> = declared.keys().chain(overview.running()).collect();
@@ -69,10 +75,12 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         .into_iter()
         .map(|name| {
             let scale = declared.get(name).map(FunctionConfig::scale);
-            FunctionRow {
-                set_bounds: set.remove(name),
-                ..line(name, scale, &overview)
+            let mut row = line(name, scale, &overview);
+            row.set_bounds = set.remove(name);
+            if let Some(totals) = totals.get(name) {
+                row.add_former(totals);
             }
+            row
         })
         .collect();
     if args.json {
@@ -104,6 +112,22 @@ pub async fn streams(bus: &Bus) -> Result<Vec<String>, Failure> {
         .into_iter()
         .map(|stream| stream.config.name)
         .collect())
+}
+
+impl FunctionRow {
+    /// Counts workers that have ended as well: what all have reported, which is some seconds old.
+    fn add_former(&mut self, totals: &BTreeMap<String, u64>) {
+        for (name, count) in [
+            ("applied", &mut self.applied),
+            ("duplicate", &mut self.duplicates),
+            ("retried", &mut self.retried),
+            ("dead", &mut self.dead),
+        ] {
+            let total = totals.get(name).copied().unwrap_or(0);
+            *count = total.max(*count);
+        }
+        self.failed = self.failed.max(self.retried + self.dead);
+    }
 }
 
 fn line(name: &str, scale: Option<Scale>, overview: &Overview) -> FunctionRow {
@@ -304,6 +328,19 @@ mod tests {
                 .is_some_and(|l| l.starts_with("f         web     running    2/0..4    7")),
             "{shown}"
         );
+    }
+
+    #[test]
+    fn counts_do_not_fall_when_a_worker_ends() {
+        let mut row = line("f", scale(1, 1), &overview(json!({}), &[]));
+        assert_eq!(row.applied, 0);
+        let mut totals = BTreeMap::from([("applied".to_owned(), 40), ("dead".to_owned(), 2)]);
+        row.add_former(&totals);
+        assert_eq!((row.applied, row.dead, row.failed), (40, 2, 2));
+        // What was reported last is older than what a worker says.
+        totals.insert("applied".to_owned(), 39);
+        row.add_former(&totals);
+        assert_eq!(row.applied, 40);
     }
 
     #[test]

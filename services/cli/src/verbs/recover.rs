@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use oncue_admin::functions::Overview;
 use oncue_core::bus::Bus;
+use oncue_core::store::Store;
 
 use crate::exit::Failure;
 use crate::settings::Settings;
@@ -29,8 +30,17 @@ pub async fn run(verb: Verb, settings: &Settings) -> Result<u8, Failure> {
 /// Longest silence of workers that are asked whether they run.
 const REPLY_GAP: Duration = Duration::from_millis(300);
 
+/// Both servers, with no function of the app at work.
+pub async fn servers_alone(settings: &Settings) -> Result<(Bus, Store), Failure> {
+    let alone = "start the servers without the functions: `oncue up --servers`; or name others with --nats or --redis";
+    let bus = settings.bus().await.map_err(|e| e.advise(alone))?;
+    let store = settings.store().await.map_err(|e| e.advise(alone))?;
+    refuse_beside_workers(&bus).await?;
+    Ok((bus, store))
+}
+
 /// Refuses while functions of the app run: they would commit between the steps of a recovery or a restore.
-pub async fn refuse_beside_workers(bus: &Bus) -> Result<(), Failure> {
+async fn refuse_beside_workers(bus: &Bus) -> Result<(), Failure> {
     let overview = Overview::read(bus, REPLY_GAP).await;
     let overview = overview.map_err(Failure::silent)?;
     let workers = overview.workers.into_iter().map(|worker| worker.function);
@@ -42,6 +52,6 @@ pub async fn refuse_beside_workers(bus: &Bus) -> Result<(), Failure> {
     }
     Err(
         Failure::failed(format_args!("{} still run", running.join(", ")))
-            .advise("stop `oncue up`, or whatever runs them, and start it again afterwards"),
+            .advise("stop `oncue up`, or whatever runs them; `oncue up --servers` runs the servers meanwhile"),
     )
 }

@@ -9,7 +9,7 @@ use oncue_core::store::Store;
 use oncue_proto::event;
 
 use super::backup::failure;
-use super::recover::{refuse_beside_workers, republish};
+use super::recover::{republish, servers_alone};
 use crate::exit::{self, Failure};
 use crate::settings::Settings;
 use crate::terminal::confirm;
@@ -33,9 +33,7 @@ pub struct Args {
 pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let app = &settings.config.app;
     let contents = backup::read(&args.dir, app).map_err(failure)?;
-    let bus = settings.bus().await?;
-    let store = settings.store().await?;
-    refuse_beside_workers(&bus).await?;
+    let (bus, store) = servers_alone(settings).await?;
     let streams = backup::in_the_way(&bus, &contents).await;
     let streams = streams.map_err(Failure::silent)?;
     let is_used = store.is_used().await.map_err(Failure::silent)?;

@@ -87,6 +87,7 @@ pub async fn get(
         "searched": page.searched,
         "end": page.is_end,
         "read": page.read,
+        "untracked": page.untracked,
     })))
 }
 

@@ -69,6 +69,7 @@ class Finder {
     this.until = null;
     this.found = 0;
     this.read = 0;
+    this.untracked = 0;
     this.round = (this.round ?? 0) + 1;
     this.list.replaceChildren();
     this.page();
@@ -83,14 +84,16 @@ class Finder {
     if (this.asked.get("since")) asked.set("from", `${Date.now() - Number(this.asked.get("since"))}`);
     if (this.until) asked.set("until", `${this.until}`);
     try {
-      const { events, searched, end, read } = await api(`/api/find?${asked}`);
+      const { events, searched, end, read, untracked } = await api(`/api/find?${asked}`);
       if (this.over || round !== this.round) return;
       this.until = searched;
       this.found += events.length;
       this.read += read;
+      this.untracked += untracked;
       this.list.append(...events.map(row));
       const back = searched > 0 ? `, back to ${new Date(searched).toLocaleString()}` : "";
-      this.state.textContent = `${plural(this.found, "event")} found, ${number(this.read)} read${back}${end ? ": that is all" : ""}`;
+      const unknown = this.untracked > 0 ? `; ${plural(this.untracked, "event")} passed over, whose flows nobody has tracked` : "";
+      this.state.textContent = `${plural(this.found, "event")} found, ${number(this.read)} read${back}${end ? ": that is all" : ""}${unknown}`;
       this.more.hidden = end;
       this.more.disabled = false;
     } catch (error) {

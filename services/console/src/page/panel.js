@@ -354,6 +354,7 @@ const DRIFT = {
   unheard: "Nobody acts on it",
   untriggered: "Nobody sends it",
   unused: "Not used",
+  removed: "Gone from oncue.toml, not from the servers",
   undeclared: "Seen, but not declared",
   endless: "A circle without an exit",
   uncompensated: "Nothing takes it back",

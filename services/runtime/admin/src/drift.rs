@@ -5,6 +5,7 @@
 //! | unheard | somebody emits it, nobody acts on it | or it lies in a stream |
 //! | untriggered | somebody acts on it, nobody else emits it | and none was ever seen |
 //! | unused | a function | that acted on nothing for some days |
+//! | removed | not in `oncue.toml` | a consumer, for which events wait |
 //! | undeclared | not | an edge that workers counted |
 //! | endless | a circle of functions nothing leads out of | |
 //! | uncompensated | a rejection after another function's state | |
@@ -59,6 +60,9 @@ pub enum Kind {
     Untriggered,
     /// A function not used for some days.
     Unused,
+    /// A function that `oncue.toml` does not name and nobody runs, whose consumer is still there: events wait for it, and are
+    /// kept for it.
+    Removed,
     /// An edge that was seen but is not declared: another version of a function did it, or a client under its name.
     Undeclared,
     /// A circle of functions that nothing leads out of: its flows end as dead letters at the hop limit.
@@ -70,10 +74,11 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order of the list.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Unheard,
         Self::Untriggered,
         Self::Unused,
+        Self::Removed,
         Self::Undeclared,
         Self::Endless,
         Self::Uncompensated,
@@ -85,6 +90,7 @@ impl Kind {
             Self::Unheard => "unheard",
             Self::Untriggered => "untriggered",
             Self::Unused => "unused",
+            Self::Removed => "removed",
             Self::Undeclared => "undeclared",
             Self::Endless => "endless",
             Self::Uncompensated => "uncompensated",
@@ -115,13 +121,15 @@ pub struct Observed {
     /// When the first of the app's streams was made, Unix milliseconds: before that nothing could be used. `None` where
     /// that is not known.
     pub since: Option<u64>,
+    /// Events that wait for each function that has a consumer.
+    pub waiting: BTreeMap<String, u64>,
 }
 
 impl Observed {
     /// Reads the edges from Redis, and of every known type whether its stream holds an event.
     ///
     /// One round trip to Redis, one or two `STREAM.MSG.GET` for each type of the catalog and the topology, all at once,
-    /// and two questions for each stream.
+    /// and three questions for each stream.
     ///
     /// # Errors
     /// Redis does not answer. A stream that does not answer counts as empty.
@@ -139,8 +147,11 @@ impl Observed {
         // What nobody knows, and lies there all the same: a typing error, or an event of a version that is gone.
         published.extend(consumers::unheard(bus).await?.into_keys());
         let streams = consumers::event_streams(bus).await?;
+        let consumers = consumers::all(bus).await?.into_iter();
+        let waiting = consumers.map(|(name, consumer)| (name, consumer.info.num_pending));
         Ok(Self {
             edges: store.edges().await?,
+            waiting: waiting.collect(),
             published,
             since: streams
                 .iter()
@@ -170,6 +181,7 @@ pub fn findings(topology: &Topology, observed: &Observed, now: u64, days: u64) -
     let graph = Graph::of(topology);
     let mut findings = unheard(topology, observed);
     findings.extend(untriggered(topology, observed));
+    findings.extend(removed(topology, observed));
     if !observed.edges.is_empty() {
         // A young app has not had the time to use all that it has.
         let is_old = observed
@@ -195,12 +207,14 @@ fn unheard(topology: &Topology, observed: &Observed) -> Vec<Finding> {
         .collect();
     let unheard = types
         .into_iter()
-        .filter(|ty| stream_of_type(ty) != DLQ && topology.listeners(ty).next().is_none());
+        .filter(|ty| stream_of_type(ty) != DLQ && !topology.heard.contains(*ty))
+        .filter(|ty| topology.listeners(ty).next().is_none());
     unheard
         .map(|ty| {
             let by = topology.emitters(ty);
             let by = if by.is_empty() { "clients".to_owned() } else { by.join(", ") };
-            let advice = "write the function that acts on it, stop emitting it, or accept it with `oncue map --drift --ignore unheard`";
+            let advice = "write the function that acts on it, let clients hear it ([gateway] stream), stop emitting it, or accept it \
+                          with `oncue map --drift --ignore unheard`";
             finding(Kind::Unheard, format!("{ty}, from {by}, has no function that acts on it"), advice)
         })
         .collect()
@@ -262,6 +276,24 @@ fn unused(topology: &Topology, edges: &[Edge], now: u64, days: u64) -> Vec<Findi
         ));
     }
     findings
+}
+
+/// Functions that somebody has taken out of `oncue.toml`, and that are on the servers all the same.
+fn removed(topology: &Topology, observed: &Observed) -> Vec<Finding> {
+    if topology.declared.is_empty() {
+        return Vec::new();
+    }
+    let consumers = observed.waiting.iter();
+    consumers
+        .filter(|(name, _)| !topology.declared.contains(*name) && !topology.runs(name))
+        .map(|(name, waiting)| {
+            finding(
+                Kind::Removed,
+                format!("{name} is not in oncue.toml, and {waiting} events wait for it"),
+                format!("put it back, or take it off the servers with `oncue remove {name}`"),
+            )
+        })
+        .collect()
 }
 
 /// Hops that were seen, of which one end does not declare its part.

@@ -59,7 +59,7 @@ pub enum ProgramError {
     #[error("{0}")]
     Ended(ExitStatus),
     /// Exit code other than 0; the text is what it wrote on stderr.
-    /// Of [`ask`] it is without the function's name, of [`manifest`] it begins with the exit status.
+    /// It is without the function's name.
     #[error("{0}")]
     Refused(String),
     /// The last line it printed is not the JSON that was asked for: it may be of another version.
@@ -88,12 +88,7 @@ pub async fn manifest(config: &Config, bin: &Path, name: &str) -> Result<Manifes
         .await
         .map_err(|_| ProgramError::Silent)??;
     if !output.status.success() {
-        let why = String::from_utf8_lossy(&output.stderr);
-        return Err(ProgramError::Refused(format!(
-            "{}: {}",
-            output.status,
-            why.trim()
-        )));
+        return Err(refusal(name, output.status, &output.stderr));
     }
     Ok(serde_json::from_slice(&output.stdout)?)
 }
@@ -157,10 +152,14 @@ pub(crate) async fn read_whole(stderr: Option<ChildStderr>) -> Vec<u8> {
 /// Words of a program that failed, without its name in front: whoever shows them names it already.
 pub(crate) fn refusal(function: &str, status: ExitStatus, stderr: &[u8]) -> ProgramError {
     let why = String::from_utf8_lossy(stderr);
-    let why = why
-        .trim()
-        .trim_start_matches(function)
-        .trim_start_matches(": ");
+    let mut why = why.trim();
+    // A host says once more what its child has said.
+    if let Some((said, last)) = why.split_once('\n')
+        && last.ends_with(said)
+    {
+        why = last;
+    }
+    let why = why.trim_start_matches(function).trim_start_matches(": ");
     if why.is_empty() {
         ProgramError::Ended(status)
     } else {

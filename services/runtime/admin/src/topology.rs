@@ -69,6 +69,12 @@ pub struct Topology {
     pub functions: BTreeMap<String, KnownFunction>,
     /// Schedules of `oncue.toml`, which are emitters as well.
     pub schedules: Vec<Scheduled>,
+    /// Functions that `oncue.toml` names; none where it names none, as for one who only looks.
+    pub declared: BTreeSet<String>,
+    /// Functions of `oncue.toml` that sleep when there is nothing to do: `min = 0`.
+    pub on_demand: BTreeSet<String>,
+    /// Types that clients of the gateway hear: by its stream of events, or as the answer of a route.
+    pub heard: BTreeSet<String>,
     /// Remarks for a person: programs that did not say what they are.
     /// Each names the program and says why, in a line.
     pub remarks: Vec<String>,
@@ -91,6 +97,9 @@ impl Topology {
     ) -> Result<Self, AdminError> {
         let mut topology = Self {
             schedules: schedules(config),
+            declared: config.functions.keys().cloned().collect(),
+            on_demand: on_demand(config),
+            heard: heard(config),
             ..Self::default()
         };
         if let Some(store) = store {
@@ -142,6 +151,12 @@ impl Topology {
         known
     }
 
+    /// Whether a worker of a function answers.
+    pub fn runs(&self, function: &str) -> bool {
+        let known = self.functions.get(function);
+        known.is_some_and(|known| known.running > 0)
+    }
+
     /// Manifests of all functions, by name.
     pub fn manifests(&self) -> impl Iterator<Item = &Manifest> {
         self.functions.values().map(|known| &known.manifest)
@@ -190,6 +205,23 @@ impl Topology {
             schedule.ty == ty && meant.is_none_or(|meant| meant == function)
         })
     }
+}
+
+/// Functions that sleep when there is nothing to do.
+fn on_demand(config: &Config) -> BTreeSet<String> {
+    let functions = config.functions.iter();
+    let sleeping = functions.filter(|(_, function)| function.scale().min == 0);
+    sleeping.map(|(name, _)| name.clone()).collect()
+}
+
+/// Types that the gateway tells its clients.
+fn heard(config: &Config) -> BTreeSet<String> {
+    let mut heard = config.gateway.stream.clone();
+    for route in &config.routes {
+        heard.extend(route.response.clone());
+        heard.extend(route.failure.iter().map(|failure| failure.ty.clone()));
+    }
+    heard
 }
 
 /// Schedules as emitters.

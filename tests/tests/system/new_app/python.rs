@@ -3,9 +3,9 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use oncue_tests::cluster::in_repository;
+use oncue_tests::cluster::{free_port, in_repository, until};
 
-use super::{is_made_tested_and_run, is_run_anew};
+use super::{Workplace, is_made_tested_and_run, is_run_anew, text};
 
 /// Stands for `python3 -m venv .venv && .venv/bin/pip install -r requirements.txt`, which needs a network: the Python that
 /// `make test` has set up, with the package that `requirements.txt` names.
@@ -36,4 +36,86 @@ fn an_app_in_python_is_made_tested_and_run() {
 #[tokio::test]
 async fn oncue_dev_runs_python_that_is_saved() {
     is_run_anew("python", install, "functions/bill_order.py", "TAX = 19").await;
+}
+
+/// Somebody who begins `oncue dev` before anything is installed is told what to do, and waits for nothing after it.
+#[tokio::test]
+async fn dev_says_what_to_install_and_goes_on_once_it_is() {
+    let Workplace { cluster, app, .. } = Workplace::open("python", |_| {}).await;
+    let dev = cluster.spawn("oncue", &["dev"]);
+    dev.wait_for_line(".venv/bin/pip install -r requirements.txt")
+        .await;
+    install(&app);
+    dev.wait_for_line("ready in").await;
+    let log = dev.log();
+    assert!(
+        log.contains(".venv/bin/python is not there") && !log.contains("127 "),
+        "{log}"
+    );
+}
+
+/// Servers of the app's own, all they held lost, put back from a backup: with the commands that the refusals name.
+#[tokio::test]
+async fn an_app_is_restored_on_its_own_servers_without_its_functions() {
+    let Workplace {
+        mut cluster, app, ..
+    } = Workplace::open("python", install).await;
+    let nats = format!("nats://127.0.0.1:{}", free_port());
+    let redis = format!("redis://127.0.0.1:{}", free_port());
+    cluster.set("ONCUE_NATS_URL", &nats);
+    cluster.set("ONCUE_REDIS_URL", &redis);
+    cluster.set("ONCUE_NATS_MONITOR", &format!("127.0.0.1:{}", free_port()));
+    let backup = cluster.dir.join("backup").display().to_string();
+    let mut up = cluster.spawn("oncue", &["up"]);
+    up.wait_for_line("ready in").await;
+    let order = r#"{"order":"o1","customer":"ann","cents":1000}"#;
+    let publish = ["pub", "shop.order.placed", order, "--wait", "30"];
+    let output = cluster.output("oncue", &publish);
+    assert!(output.status.success(), "{}", text(&output));
+    let output = cluster.output("oncue", &["backup", &backup]);
+    assert!(output.status.success(), "{}", text(&output));
+    let restore = ["restore", &backup, "--yes"];
+    let output = cluster.output("oncue", &restore);
+    let said = text(&output);
+    assert!(
+        output.status.code() == Some(1)
+            && said.contains("still run")
+            && said.contains("oncue up --servers"),
+        "{said}"
+    );
+    up.signal("INT");
+    assert_eq!(up.exit().await, Some(0), "{}", up.log());
+    for data in ["nats", "redis"] {
+        std::fs::remove_dir_all(app.join(".oncue").join(data)).expect("the data of a server");
+    }
+    let output = cluster.output("oncue", &restore);
+    let said = text(&output);
+    assert!(
+        output.status.code() == Some(4) && said.contains("oncue up --servers"),
+        "{said}"
+    );
+    let mut servers = cluster.spawn("oncue", &["up", "--servers"]);
+    servers.wait_for_line("the servers, and no function").await;
+    let output = cluster.output("oncue", &restore);
+    assert!(output.status.success(), "{}", text(&output));
+    servers.signal("INT");
+    assert_eq!(servers.exit().await, Some(0), "{}", servers.log());
+    let log = servers.log();
+    assert!(
+        !log.contains("bill-order") && !log.contains("gateway"),
+        "{log}"
+    );
+    let up = cluster.spawn("oncue", &["up"]);
+    up.wait_for_line("ready in").await;
+    let output = cluster.output("oncue", &["state", "get", "customers", "ann", "--json"]);
+    assert!(
+        text(&output).contains(r#""cents":1190"#),
+        "{}",
+        text(&output)
+    );
+    until("all is accounted for", async || {
+        let output = cluster.output("oncue", &["audit"]);
+        output.status.success().then_some(())
+    })
+    .await;
 }

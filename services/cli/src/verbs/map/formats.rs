@@ -88,6 +88,9 @@ impl<'t> Tree<'t> {
             return;
         };
         let state = match known {
+            KnownFunction { running: 0, .. } if self.topology.on_demand.contains(name) => {
+                paint(DIM, "asleep")
+            }
             KnownFunction {
                 running: 0,
                 built: true,

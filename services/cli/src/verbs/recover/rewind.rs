@@ -62,9 +62,7 @@ struct Rewind {
 pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let names: Vec<String> = settings.config.functions.keys().cloned().collect();
     let manifests = manifests::of(settings, &names).await?;
-    let bus = settings.bus().await?;
-    let store = settings.store().await?;
-    super::refuse_beside_workers(&bus).await?;
+    let (bus, store) = super::servers_alone(settings).await?;
     let regression = store
         .regression(&names_of(&names))
         .await

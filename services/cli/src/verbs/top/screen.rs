@@ -79,6 +79,8 @@ pub struct Screen {
     /// NATS URL, for the first line.
     server: String,
     lines: Vec<Line>,
+    /// Whether no look has brought anything yet.
+    is_first: bool,
     /// Why the last look brought nothing.
     trouble: Option<String>,
     sort: Sort,
@@ -92,6 +94,7 @@ impl Screen {
         Self {
             server,
             lines: Vec::new(),
+            is_first: true,
             trouble: None,
             // Where events wait is what one looks for first.
             sort: Sort::Lag,
@@ -107,6 +110,7 @@ impl Screen {
         match picture {
             Ok(picture) => {
                 self.lines = picture.functions;
+                self.is_first = false;
                 self.trouble = None;
             }
             Err(why) => self.trouble = Some(why),
@@ -189,12 +193,19 @@ impl Screen {
 
     /// First line: the sums, and why the last look brought nothing.
     fn head(&self) -> TextLine<'static> {
+        let title = Span::styled("oncue top", Style::new().add_modifier(Modifier::BOLD));
+        if self.is_first && self.trouble.is_none() {
+            return TextLine::from(vec![
+                title,
+                format!("  {}  looking ...", self.server).into(),
+            ]);
+        }
         let functions = self.lines.len();
         let workers: usize = self.lines.iter().map(|line| line.workers).sum();
-        let per_second: f64 = self.lines.iter().map(|line| line.rate).sum();
+        let per_second = self.lines.iter().fold(0.0, |sum, line| sum + line.rate);
         let lag: u64 = self.lines.iter().map(|line| line.lag).sum();
         let mut spans = vec![
-            Span::styled("oncue top", Style::new().add_modifier(Modifier::BOLD)),
+            title,
             Span::raw(format!(
                 "  {}  {functions} functions, {workers} workers, {}/s, lag {}",
                 self.server,

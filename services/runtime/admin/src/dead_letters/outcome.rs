@@ -25,8 +25,13 @@ pub enum Outcome {
     /// Applied, or acked without a new letter.
     /// The second is weaker: a letter that a lagging replica does not show yet would be missed.
     Done,
-    /// Set aside once more, for a cause of this group.
-    Failed(String),
+    /// Set aside once more, as another letter.
+    Failed {
+        /// Fingerprint of the cause.
+        group: String,
+        /// Number of that letter.
+        number: u64,
+    },
 }
 
 /// A letter that was given back to its function.
@@ -79,7 +84,7 @@ impl OutcomeCounts {
             match sent.outcome {
                 Outcome::Pending => counts.pending += 1,
                 Outcome::Done => counts.done += 1,
-                Outcome::Failed(_) => counts.failed += 1,
+                Outcome::Failed { .. } => counts.failed += 1,
             }
         }
         counts
@@ -150,7 +155,10 @@ impl<'c> Watch<'c> {
                 continue;
             };
             for sent in sent.iter_mut().filter(|sent| sent.became(&letter)) {
-                sent.outcome = Outcome::Failed(letter.group.clone());
+                sent.outcome = Outcome::Failed {
+                    group: letter.group.clone(),
+                    number: letter.number,
+                };
             }
         }
         for (sent, applied) in sent.iter_mut().zip(applied) {

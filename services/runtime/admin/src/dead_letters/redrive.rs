@@ -19,6 +19,8 @@ use oncue_core::bus::Bus;
 use oncue_core::bus::layout::DLQ;
 use oncue_proto::event;
 
+/// Letters whose new number is told; of more nobody reads them.
+const NAMED: usize = 5;
 /// Between two looks at what became of the events.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Between two looks while nothing else is to be done.
@@ -164,6 +166,13 @@ pub async fn redrive(
             group.name
         )));
     }
+    // A letter has the number of its place, and this one has another place now.
+    for one in sent.iter().take(NAMED) {
+        if let Outcome::Failed { number, .. } = one.outcome {
+            let before = one.letter.number;
+            report(Progress::Remark(format!("#{before} is #{number} now")));
+        }
+    }
     let counts = OutcomeCounts::of(&sent);
     tally.redriven = counts.sent;
     tally.done = counts.done;
@@ -250,7 +259,7 @@ async fn settle(
 /// Whether one of them failed again for the cause of its group.
 fn came_back(sent: &[Sent], group: &LetterGroup<'_>) -> bool {
     sent.iter()
-        .any(|sent| matches!(&sent.outcome, Outcome::Failed(cause) if cause == group.name))
+        .any(|sent| matches!(&sent.outcome, Outcome::Failed { group: cause, .. } if *cause == group.name))
 }
 
 impl Tally {

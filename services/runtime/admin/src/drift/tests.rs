@@ -69,6 +69,38 @@ fn events_nobody_hears_and_functions_nobody_calls() {
 }
 
 #[test]
+fn what_clients_of_the_gateway_hear_is_heard() {
+    let mut topology = topology(&[("f", &["a.b.in"], &["a.b.out"], None)]);
+    let observed = Observed::default();
+    assert_eq!(of(Kind::Unheard, &topology, &observed).len(), 1);
+    topology.heard.insert("a.b.out".into());
+    assert!(of(Kind::Unheard, &topology, &observed).is_empty());
+}
+
+#[test]
+fn a_function_taken_out_of_the_file_is_told_until_it_runs_or_is_removed() {
+    let mut topology = topology(&[("f", &["a.b.in"], &[], None), ("g", &["a.b.in"], &[], None)]);
+    let mut observed = Observed {
+        waiting: [("f".to_owned(), 0), ("g".to_owned(), 7)].into(),
+        ..Observed::default()
+    };
+    assert!(
+        of(Kind::Removed, &topology, &observed).is_empty(),
+        "no file is known"
+    );
+    topology.declared.insert("f".into());
+    assert_eq!(
+        of(Kind::Removed, &topology, &observed),
+        ["g is not in oncue.toml, and 7 events wait for it"]
+    );
+    topology.functions.get_mut("g").unwrap().running = 1;
+    assert!(of(Kind::Removed, &topology, &observed).is_empty());
+    topology.functions.get_mut("g").unwrap().running = 0;
+    observed.waiting.remove("g");
+    assert!(of(Kind::Removed, &topology, &observed).is_empty());
+}
+
+#[test]
 fn a_timer_cues_only_the_function_it_names() {
     let mut topology = topology(&[
         ("f", &[TimerFired::TYPE], &[], None),

@@ -119,6 +119,8 @@ pub struct FoundPage {
     pub is_end: bool,
     /// Messages that were read.
     pub read: u64,
+    /// Events that were passed over since their flow has no ledger, where state or duration is asked for.
+    pub untracked: u64,
 }
 
 /// One page of events, the newest before `query.until` first.
@@ -255,10 +257,10 @@ impl FoundPage {
         events.sort_by_key(|event| std::cmp::Reverse((event.message.time, event.message.sequence)));
         if query.is_by_flow() {
             let flows = flows(sources, &events).await?;
-            events.retain(|event| {
-                let flow = flows.get(&event.incoming.meta.flow);
-                flow.is_some_and(|flow| query.takes(flow, now))
-            });
+            let all = events.len();
+            events.retain(|event| flows.contains_key(&event.incoming.meta.flow));
+            self.untracked += (all - events.len()) as u64;
+            events.retain(|event| query.takes(&flows[&event.incoming.meta.flow], now));
             self.flows.extend(flows);
         }
         self.events.extend(events);

@@ -1,0 +1,131 @@
+//! `oncue vendor`: the package for functions in Python or TypeScript that an app carries in `vendor/`, as it came with this
+//! `oncue`. An app carries it so that it can be built wherever its repository goes: no registry has it, and a path of one machine
+//! means nothing on another.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::exit::{self, Failure};
+use crate::folder::copy;
+use crate::settings::{self, Settings};
+use crate::terminal::paint::{GOOD, paint, say};
+
+/// Folder of an app with the packages it carries.
+const FOLDER: &str = "vendor";
+/// Folder that Python makes beside sources.
+const BYTE_CODE: &str = "__pycache__";
+
+/// Package for one language.
+pub struct Package {
+    /// Folder of an installation that has it.
+    part: &'static str,
+    /// Folder or file in there; empty for the folder itself.
+    inside: &'static str,
+    /// Name in `vendor/`.
+    name: &'static str,
+    /// Command that installs it anew in an app.
+    install: &'static str,
+}
+
+pub const PYTHON: Package = Package {
+    part: "python",
+    inside: "",
+    name: "oncue",
+    install: ".venv/bin/pip install -r requirements.txt",
+};
+pub const TYPESCRIPT: Package = Package {
+    part: "typescript",
+    inside: "oncue.tgz",
+    name: "oncue.tgz",
+    install: "npm install ./vendor/oncue.tgz",
+};
+
+impl Package {
+    /// Where it lies among what was installed; `None` in a checkout.
+    pub fn installed(&self) -> Option<PathBuf> {
+        Some(settings::installed(self.part)?.join(self.inside))
+    }
+
+    /// Path in an app, as pip and npm read it.
+    pub fn path(&self) -> String {
+        format!("{FOLDER}/{}", self.name)
+    }
+
+    /// Puts it into the app of a folder, in place of what is there.
+    pub fn copy(&self, source: &Path, app: &Path) -> io::Result<()> {
+        let folder = app.join(FOLDER);
+        let place = folder.join(self.name);
+        let fresh = folder.join(format!("{}.new", self.name));
+        fs::create_dir_all(&folder)?;
+        remove(&fresh)?;
+        copy(source, &fresh, BYTE_CODE)?;
+        remove(&place)?;
+        fs::rename(fresh, place)
+    }
+}
+
+pub fn run(settings: &Settings) -> Result<u8, Failure> {
+    settings.require_file()?;
+    let app = settings.config.beside(Path::new("."));
+    let carried: Vec<Package> = [PYTHON, TYPESCRIPT]
+        .into_iter()
+        .filter(|package| app.join(package.path()).exists())
+        .collect();
+    if carried.is_empty() {
+        return Err(Failure::usage(format_args!(
+            "{} carries no package of Oncue in {FOLDER}/",
+            app.display()
+        ))
+        .advise("an app has one that `oncue new --lang` of an installed oncue has made"));
+    }
+    for package in carried {
+        let path = package.path();
+        let source = package.installed().filter(|source| source.exists());
+        let source = source.ok_or_else(|| {
+            Failure::failed(format_args!("this oncue came without what goes to {path}"))
+                .advise("run the one that `make dist` has packed")
+        })?;
+        package
+            .copy(&source, &app)
+            .map_err(|e| Failure::failed(format_args!("{path}: {e}")))?;
+        say(format_args!(
+            "{} Then: {}",
+            paint(GOOD, format_args!("{path} is that of this oncue.")),
+            package.install
+        ));
+    }
+    Ok(exit::OK)
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match path.symlink_metadata() {
+        Ok(found) if found.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_package_takes_the_place_of_the_one_before() {
+        let folder = std::env::temp_dir().join(format!("oncue-vendor-{}", std::process::id()));
+        let source = folder.join("installed");
+        let app = folder.join("app");
+        fs::create_dir_all(source.join("oncue/__pycache__")).unwrap();
+        fs::write(source.join("oncue/__init__.py"), "new").unwrap();
+        fs::create_dir_all(app.join("vendor/oncue")).unwrap();
+        fs::write(app.join("vendor/oncue/gone.py"), "old").unwrap();
+        PYTHON.copy(&source, &app).unwrap();
+        let vendored = app.join("vendor/oncue");
+        let text = fs::read_to_string(vendored.join("oncue/__init__.py")).unwrap();
+        assert_eq!(text, "new");
+        assert!(!vendored.join("gone.py").exists());
+        assert!(!vendored.join("oncue/__pycache__").exists());
+        fs::remove_dir_all(folder).unwrap();
+    }
+}
