@@ -235,7 +235,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
 struct Source {
     /// Requirement as pip or npm reads it.
     requirement: String,
-    /// Source that the app carries, and where it was installed; `None` where the app depends on a checkout or a repository.
+    /// Package that the app carries, and where it was installed; `None` where the app depends on a checkout or a repository.
     carried: Option<(vendor::Package, PathBuf)>,
 }
 
