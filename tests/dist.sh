@@ -109,10 +109,10 @@ try() {
     [[ $said == *"run npm install"* ]] || fail "before npm install it says: $said"
     "${bare[@]}" oncue new pyshop --lang python >/dev/null
     cd pyshop
-    grep -q '^\./vendor/oncue$' requirements.txt && diff -r vendor/oncue "$home/python" || fail "the app in Python does not carry what the package brings"
+    grep -q '^\./vendor/oncue$' requirements.txt && diff -r -x __pycache__ vendor/oncue "$home/python" || fail "the app in Python does not carry what the package brings"
     said=$("${bare[@]}" timeout --signal INT 2 oncue dev 2>&1) || true
     [[ $said == *"python3 -m venv .venv && .venv/bin/pip install -r requirements.txt"* ]] || fail "before pip install it says: $said"
-    "${bare[@]}" PYTHONPATH=vendor/oncue "$checkout/.oncue/venv/bin/python" -m unittest -q discover tests || fail "the tests of the app in Python fail"
+    "${bare[@]}" PYTHONPATH=vendor/oncue "$checkout/.oncue/venv/bin/python" -m unittest discover -q tests || fail "the tests of the app in Python fail"
     touch vendor/oncue/former.py
     "${bare[@]}" oncue vendor >/dev/null
     [ ! -e vendor/oncue/former.py ] || fail "oncue vendor leaves what another version had"

@@ -14,6 +14,7 @@ use crate::frames::{FrameReader, MAX_FRAME, NoFrame, encode};
 use crate::output::{self, LastLine, Owner};
 use crate::process::{LAST_WORDS, Process, end_text};
 use crate::protocol as wire;
+use crate::protocol::event_result::Outcome;
 use crate::protocol::frame::Frame as Content;
 use crate::protocol::log::Severity;
 use crate::spec::Spec;
@@ -24,6 +25,8 @@ const VERSION: u32 = 1;
 const HELLO: Duration = Duration::from_mins(1);
 /// Time that a child has to answer a cancelled run, and to end once it has closed its socket.
 const GRACE: Duration = Duration::from_secs(1);
+/// Class of a failure for want of memory.
+const OUT_OF_MEMORY: &str = "memory";
 /// Slack over the timeout, so that a child that watches its own time is first.
 const SLACK: Duration = Duration::from_millis(200);
 
@@ -213,6 +216,7 @@ pub async fn live(
         control,
         progress: Progress::new(),
         files: OpenFiles::default(),
+        is_spent: false,
     };
     tracing::debug!(
         child = child.process.id(),
@@ -301,6 +305,8 @@ enum End {
     TimedOut,
     /// Against a rule.
     Broken(String),
+    /// Out of memory, and done with what it had in hand.
+    Spent,
     /// Told to end, and has.
     Stopped,
 }
@@ -313,6 +319,8 @@ struct LivingChild<'s> {
     control: mpsc::UnboundedSender<Content>,
     progress: Progress,
     files: OpenFiles,
+    /// Whether it has run out of memory. Whatever holds that goes on holding it, so the next events would fail as well.
+    is_spent: bool,
 }
 
 impl LivingChild<'_> {
@@ -323,6 +331,10 @@ impl LivingChild<'_> {
         let mut clock = tokio::time::interval(step);
         clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            if self.is_spent && self.dispatcher.oldest(self.place).is_none() {
+                self.drain().await;
+                return End::Spent;
+            }
             tokio::select! {
                 frame = self.reader.next() => match frame {
                     Ok(frame) => if let Err(why) = self.take(frame) {
@@ -345,13 +357,18 @@ impl LivingChild<'_> {
                     return End::TimedOut;
                 },
                 () = told_to_stop(&mut stopping) => {
-                    let _ = self.control.send(Content::Drain(wire::Drain {}));
-                    let gone = tokio::time::timeout(FAREWELL, self.process.ended());
-                    let _ = gone.await;
+                    self.drain().await;
                     return End::Stopped;
                 }
             }
         }
+    }
+
+    /// Has it end by itself, if it does so soon.
+    async fn drain(&self) {
+        let _ = self.control.send(Content::Drain(wire::Drain {}));
+        let gone = tokio::time::timeout(FAREWELL, self.process.ended());
+        let _ = gone.await;
     }
 
     /// Takes what it had answered before its end: that counts, and stands in the socket.
@@ -373,6 +390,10 @@ impl LivingChild<'_> {
                 self.progress.moved();
                 for result in answer.results {
                     self.files.close_of(result.number);
+                    if is_out_of_memory(&result) {
+                        self.is_spent = true;
+                        self.dispatcher.is_spent(self.place);
+                    }
                     self.dispatcher
                         .answered(self.place, result)
                         .map_err(|why| format!("sent {why}"))?;
@@ -468,6 +489,7 @@ impl LivingChild<'_> {
         let status = self.process.bury().await;
         match end {
             End::Stopped => crash("stopped"),
+            End::Spent => crash(format!("the child {child} has run out of memory")),
             End::TimedOut => Ended {
                 class: "timeout",
                 text: format!(
@@ -486,6 +508,13 @@ impl LivingChild<'_> {
             }
         }
     }
+}
+
+/// Whether a child says that it had no memory for an event.
+fn is_out_of_memory(result: &wire::RunResult) -> bool {
+    result.events.iter().any(|event| {
+        matches!(&event.outcome, Some(Outcome::Retry(failure)) if failure.class == OUT_OF_MEMORY)
+    })
 }
 
 fn crash(text: impl Into<String>) -> Ended {

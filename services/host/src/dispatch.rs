@@ -205,6 +205,11 @@ impl Dispatcher {
         runs
     }
 
+    /// The child of a place is given no more runs.
+    pub fn is_spent(&self, place: usize) {
+        self.state.lock().slots[place].is_up = false;
+    }
+
     /// Takes the result of a run.
     ///
     /// # Errors

@@ -20,6 +20,10 @@ pub enum Act {
     KillChild,
     /// SIGSTOP of a child, which its host has to notice.
     FreezeChild,
+    /// A child ends in the middle of an answer.
+    TearChild,
+    /// A child holds on to all the memory it may have.
+    LeakChild,
     KillNats,
     KillRedis,
     /// Both servers, then all workers.
@@ -197,6 +201,8 @@ impl Act {
             Self::FreezeWorker => "SIGSTOP worker".into(),
             Self::KillChild => "kill -9 child".into(),
             Self::FreezeChild => "SIGSTOP child".into(),
+            Self::TearChild => "answer torn".into(),
+            Self::LeakChild => "child leaks".into(),
             Self::KillNats => "kill -9 NATS".into(),
             Self::KillRedis => "kill -9 Redis".into(),
             Self::KillAll => "kill -9 all".into(),
@@ -232,7 +238,7 @@ pub fn schedule(
         let most = (seconds * 1000 / acts.len() as u64).clamp(300, 3000);
         let length = match act {
             Act::FreezeWorker | Act::FreezeChild => ACK_WAIT * 3,
-            Act::KillWorker | Act::KillChild => Duration::ZERO,
+            Act::KillWorker | Act::KillChild | Act::TearChild | Act::LeakChild => Duration::ZERO,
             _ => Duration::from_millis(rng.u64(150..most)),
         };
         let pause = Duration::from_millis(rng.u64(pause_ms.clone()));
@@ -265,11 +271,12 @@ pub async fn perform(arena: &mut Arena, act: Act, length: Duration) {
             arena.pool.thaw();
             in_hand
         }
-        Act::KillChild | Act::FreezeChild => {
-            let signal = if act == Act::KillChild {
-                "KILL"
-            } else {
-                "STOP"
+        Act::KillChild | Act::FreezeChild | Act::TearChild | Act::LeakChild => {
+            let signal = match act {
+                Act::FreezeChild => "STOP",
+                Act::TearChild => "USR1",
+                Act::LeakChild => "HUP",
+                _ => "KILL",
             };
             let (host, in_hand) = catch(arena, Victim::Host).await;
             let had_one = arena.pool.signal_child(host, signal);

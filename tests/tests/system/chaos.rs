@@ -85,6 +85,7 @@ rows! {
     k5_all_die "K-5"
     h1_children_and_hosts_die "H-1"
     h2_children_freeze "H-2"
+    h3_answers_are_torn_and_children_leak "H-3"
     z1_zombies "Z-1"
     z3_same_events "Z-3"
     z4_late_words "Z-4"

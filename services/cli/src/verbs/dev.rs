@@ -422,12 +422,29 @@ impl Dev<'_> {
 }
 
 impl Dev<'_> {
-    /// When the newest source of a function with `run` was written.
+    /// When the newest source of a function with `run` was written: of what lies beside its own files, but for files of other
+    /// functions that no other source names.
     fn written(&self, name: &str) -> Option<SystemTime> {
+        let config = &self.settings.config;
         let mut seen = FileTimes::new();
-        for path in sources(&self.settings.config, name) {
+        for path in sources(config, name) {
             visit(&self.folder.join(path), &mut seen);
         }
+        let own = own_files(config, name);
+        let others = config.functions.keys().filter(|other| *other != name);
+        let others = others.flat_map(|other| own_files(config, other));
+        let mut foreign: BTreeSet<PathBuf> = others
+            .filter(|file| !own.contains(file))
+            .map(|file| self.folder.join(file))
+            .collect();
+        let mut unread: Vec<PathBuf> = seen.keys().cloned().collect();
+        unread.retain(|path| !foreign.contains(path));
+        while let Some(path) = unread.pop() {
+            // What is no text imports nothing.
+            let text = std::fs::read_to_string(path).unwrap_or_default();
+            unread.extend(foreign.extract_if(.., |path| is_named(path, &text)));
+        }
+        seen.retain(|path, _| !foreign.contains(path));
         seen.into_values().map(|(written, _)| written).max()
     }
 }
@@ -449,14 +466,34 @@ fn nothing_to_build(config: &Config) -> Option<BuildConfig> {
     })
 }
 
+/// Files that `run` of a function names, relative to the configuration, but for what was installed.
+fn own_files(config: &Config, name: &str) -> Vec<PathBuf> {
+    let run = config.function(name).run.unwrap_or_default();
+    let files = run.into_iter().map(PathBuf::from);
+    files
+        .filter(|file| file.is_relative() && config.beside(file).is_file())
+        .filter(|file| !is_installed(file))
+        .collect()
+}
+
+/// Whether a path leads into a folder that a package manager fills: `node_modules`, or one that is hidden.
+fn is_installed(path: &Path) -> bool {
+    path.components().any(|part| {
+        matches!(part, Component::Normal(name)
+            if name == "node_modules" || name.as_encoded_bytes().starts_with(b"."))
+    })
+}
+
+/// Whether a text has the name of a file, without its ending, as somebody does who imports it.
+fn is_named(path: &Path, text: &str) -> bool {
+    let stem = path.file_stem().and_then(|stem| stem.to_str());
+    stem.is_none_or(|stem| text.contains(stem))
+}
+
 /// Sources of a function with `run`, relative to the file: the folders of the files that it names, and the contract.
 fn sources(config: &Config, name: &str) -> Vec<PathBuf> {
-    let run = config.function(name).run.unwrap_or_default();
-    let files = run
-        .iter()
-        .map(PathBuf::from)
-        .filter(|file| file.is_relative() && config.beside(file).is_file());
-    let sources = files.map(|file| match file.parent() {
+    let sources = own_files(config, name).into_iter();
+    let sources = sources.map(|file| match file.parent() {
         Some(folder) if folder != Path::new("") => folder.to_owned(),
         _ => file,
     });

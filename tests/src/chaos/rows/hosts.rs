@@ -18,6 +18,13 @@ pub async fn frozen(plan: Plan) -> Report {
     run(Storm::new("H-2"), plan, &[Act::FreezeChild]).await
 }
 
+/// Children whose answers are torn, and children that need more and more memory until they have none left.
+pub async fn torn(plan: Plan) -> Report {
+    let mut storm = Storm::new("H-3");
+    storm.setup.record_by = "memory = \"256MiB\"\n".to_owned();
+    run(storm, plan, &[Act::TearChild, Act::LeakChild]).await
+}
+
 async fn run(mut storm: Storm, plan: Plan, acts: &[Act]) -> Report {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     if !root.join(PYTHON).is_file() {
@@ -25,7 +32,7 @@ async fn run(mut storm: Storm, plan: Plan, acts: &[Act]) -> Report {
     }
     let root = root.canonicalize().unwrap_or(root);
     // A frozen child is known by its deadline.
-    storm.setup.record_by = format!(
+    storm.setup.record_by += &format!(
         "run = [{}, \"-m\", \"oncue\", {}]\nenv = {{ PYTHONPATH = {} }}\nprocesses = 2\ntimeout = \"1s\"\n",
         quoted(&root.join(PYTHON)),
         quoted(&root.join("tests/src/chaos/record.py")),

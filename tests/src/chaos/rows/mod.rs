@@ -87,6 +87,12 @@ pub const ROWS: &[Row] = &[
         2,
         |plan| Box::pin(hosts::frozen(plan)),
     ),
+    endless(
+        "H-3",
+        "answers of a child torn in mid-frame, and children that leak",
+        2,
+        |plan| Box::pin(hosts::torn(plan)),
+    ),
     row(
         "Z-3",
         "eight workers are given the same events",
@@ -297,10 +303,6 @@ pub const ABSENT: &[(&str, &str)] = &[
     (
         "Z-2",
         "frozen beyond the horizon: the fence in D-1, the freeze in `system crash`, both in `model`",
-    ),
-    (
-        "H-3",
-        "a child that leaks, aborts, or tears its answer: `system foreign`",
     ),
     ("D-2", "an id with another payload: `system delivery`"),
     (

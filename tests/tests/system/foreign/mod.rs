@@ -305,6 +305,27 @@ async fn a_poison_event_is_tried_alone_however_busy_its_child_is() {
     assert_eq!(lost[2..], [0, 0], "{log}");
 }
 
+/// Whatever a child holds that has no memory left, it goes on holding: one that was kept would fail event after event.
+#[tokio::test]
+async fn a_child_that_leaks_is_replaced_before_its_events_are_given_up() {
+    const AFTER: usize = 100;
+    let cluster = cluster("memory = \"256MiB\"").await;
+    let bus = cluster.bus().await;
+    let mut host = start(&cluster).await;
+    let leak = std::iter::once(told("/leak", "leak"));
+    let plain = (0..AFTER).map(|page| told(&format!("/{page}"), "plain"));
+    cluster.plain_publish(leak.chain(plain));
+    cluster.drained(&bus, "web", "tally").await;
+    let log = host.log();
+    let (counts, _) = counted(&cluster, &bus, AFTER).await;
+    assert!(counts.values().all(|count| *count == 1), "{counts:?}");
+    let letters = letters(&cluster, &bus).await;
+    assert!(letters.is_empty(), "{letters:?}\n{log}");
+    let replaced = log.matches("has run out of memory; another one takes its place");
+    assert_eq!(replaced.count(), 1, "{log}");
+    assert_eq!(host.stop().await, Some(0), "{}", host.log());
+}
+
 #[tokio::test]
 async fn a_child_has_its_memory_its_lines_and_no_password() {
     let cluster = cluster("memory = \"256MiB\"").await;

@@ -19,6 +19,10 @@ class Tally:
     last: str = ""
 
 
+# What a function that leaks holds on to.
+kept: list[bytearray] = []
+
+
 def look_up(page: str) -> str:
     return {"/": "home"}[page]
 
@@ -30,6 +34,8 @@ def tally(view: PageViewed, tally: Tally, context: Context) -> list[PageMileston
     tally.last = context.id
     context.add("hits", "total", 1)
     word, _, number = view.referrer.partition(":")
+    if word == "leak" or kept:
+        kept.append(bytearray(64 << 20))
     if word == "reject":
         raise reject("told to reject")
     if word == "fail":

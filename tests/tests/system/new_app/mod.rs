@@ -127,6 +127,7 @@ async fn is_run_anew(language: &str, install: impl Fn(&Path), source: &str, tax:
     assert!(code.contains(tax), "{code}");
     std::fs::write(&source, code.replace(tax, &tax.replace("19", "7"))).expect("written");
     dev.wait_for_line(" anew (").await;
+    assert!(dev.log().contains("bill-order runs anew"), "{}", dev.log());
     let order = r#"{"order":"o2","customer":"bob","cents":1000}"#;
     let publish = ["pub", "shop.order.placed", order, "--wait", "30"];
     let output = cluster.output("oncue", &publish);
