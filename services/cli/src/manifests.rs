@@ -7,6 +7,7 @@ use std::path::Path;
 use futures::future::join_all;
 use oncue_admin::program;
 use oncue_core::model::manifest::Manifest;
+use oncue_core::store::Store;
 
 use crate::exit::Failure;
 use crate::settings::Settings;
@@ -66,6 +67,29 @@ pub async fn of(settings: &Settings, names: &[String]) -> Result<Vec<Manifest>, 
         Some(advice) if is_not_installed => Err(failure.advise(advice)),
         _ => Err(failure),
     }
+}
+
+/// Manifests of all functions of the file: of the named ones, or of all where none is named, from their programs; of the others
+/// as they were let in last.
+pub async fn anew(
+    settings: &Settings,
+    named: &[String],
+    store: &Store,
+) -> Result<Vec<Manifest>, Failure> {
+    let mut names: Vec<String> = settings.config.functions.keys().cloned().collect();
+    let mut kept = Vec::new();
+    if !named.is_empty() {
+        let known = store.functions().await.map_err(Failure::silent)?;
+        let known = known.into_iter().map(|registered| registered.manifest);
+        kept.extend(
+            known.filter(|manifest| {
+                names.contains(&manifest.name) && !named.contains(&manifest.name)
+            }),
+        );
+        names.retain(|name| kept.iter().all(|manifest| manifest.name != *name));
+    }
+    kept.extend(of(settings, &names).await?);
+    Ok(kept)
 }
 
 /// Refuses functions whose `run` names a program in the app's folder that is not there, since it comes with an installation.

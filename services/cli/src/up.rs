@@ -40,7 +40,7 @@ use oncue_core::bus::Bus;
 use oncue_core::bus::layout::Mode;
 use oncue_core::bus::services::ServiceInstance;
 use oncue_core::config::Config;
-use oncue_core::contract::Contracts;
+use oncue_core::contract::{self, Contracts};
 use oncue_core::model::manifest::Manifest;
 use oncue_core::store::Store;
 use parking_lot::Mutex;
@@ -291,7 +291,7 @@ impl Launch {
                 log::print(&self.ready_text(&pools));
                 let id = service::id();
                 let restarts = restart::serve(supervisor, &bus, &pools, &id, async |credentials| {
-                    self.renew_rights(credentials, nats.as_deref(), &store)
+                    self.renew_rights(credentials, nats.as_deref(), &bus, &store)
                         .await
                 });
                 let config = &self.settings.config;
@@ -378,11 +378,12 @@ impl Launch {
         Ok(StartedServers { nats, contracts })
     }
 
-    /// Gives everybody the rights that follow from the programs as they lie there now.
+    /// Gives everybody the rights that follow from the programs as they were let in.
     async fn renew_rights(
         &self,
         credentials: Credentials,
         nats: Option<&ProcessStatus>,
+        bus: &Bus,
         store: &Store,
     ) -> Result<(), Failure> {
         let Some(lock) = &self.lock else {
@@ -391,10 +392,15 @@ impl Launch {
                 Credentials::Replace => Err(Failure::failed("has locked no servers")),
             };
         };
-        let names: Vec<String> = self.manifests.iter().map(|m| m.name.clone()).collect();
-        let manifests = manifests::of(&self.settings, &names).await?;
-        let contracts = self.settings.contracts().await?;
-        let rights = Rights::of(&self.config, &manifests, &contracts.catalog);
+        let mut manifests = self.manifests.clone();
+        for registered in store.functions().await.map_err(Failure::silent)? {
+            let mut began = manifests.iter_mut();
+            if let Some(manifest) = began.find(|began| began.name == registered.manifest.name) {
+                *manifest = registered.manifest;
+            }
+        }
+        let stored = contract::catalog(bus).await.map_err(Failure::silent)?;
+        let rights = Rights::of(&self.config, &manifests, &stored);
         match credentials {
             Credentials::Keep => lock.renew(&rights, nats, store).await,
             Credentials::Replace => lock.rotate(&rights, nats, store).await,

@@ -158,26 +158,25 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
 }
 
 /// Makes the layout as the programs and oncue.toml want it, for another verb: what changes is printed. What would lose something
-/// is refused.
+/// is refused. `contracts` are those of the programs.
 ///
 /// # Errors
 /// Something is refused, of which the lines above tell; `advice` says what to do.
 pub async fn let_in(
     settings: &Settings,
     manifests: &[Manifest],
-    bus: &Bus,
+    contracts: &BTreeMap<String, Vec<u8>>,
+    (bus, store): (&Bus, &Store),
     advice: &str,
 ) -> Result<(), Failure> {
-    let contracts = settings.contracts().await?.programs;
-    let store = settings.store().await?;
     let layout = Layout {
         config: &settings.config,
         manifests,
-        contracts: &contracts,
+        contracts,
         mode: Mode::Apply,
         consent: &Consent::default(),
     };
-    let changes = layout.carry_out(bus, &store).await;
+    let changes = layout.carry_out(bus, store).await;
     for change in &changes {
         if !matches!(change.action, ChangeAction::Same | ChangeAction::Foreign) {
             say(line(change));

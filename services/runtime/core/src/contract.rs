@@ -44,26 +44,39 @@ pub struct Contracts {
 /// # Errors
 /// A `[[schedule]]` or a `[[route]]` does not fit the type it names.
 pub async fn load(config: &Config, programs: &Path) -> Result<Contracts, ConfigErrors> {
-    let (present, missing): (Vec<&String>, Vec<&String>) = config
+    load_anew(config, programs, |_| true).await
+}
+
+/// As [`load`], but of functions for which `is_new` does not hold what is stored is good enough: their programs are asked only
+/// where nothing is.
+///
+/// # Errors
+/// As [`load`].
+pub async fn load_anew(
+    config: &Config,
+    programs: &Path,
+    is_new: impl Fn(&str) -> bool,
+) -> Result<Contracts, ConfigErrors> {
+    let (mut asked, others): (Vec<&String>, Vec<&String>) = config
         .functions
         .keys()
-        .partition(|name| Program::of(config, programs, name).is_there());
-    let asked = present
-        .iter()
-        .map(|name| ask(Program::of(config, programs, name)));
-    let answers = join_all(asked).await;
-
+        .partition(|name| is_new(name) && Program::of(config, programs, name).is_there());
     let mut contracts = Contracts::default();
     // With all programs here no server is asked.
-    if present.is_empty() || !missing.is_empty() {
-        let there = stored_elsewhere(config).await;
-        for set in there.values() {
+    if asked.is_empty() || !others.is_empty() {
+        let stored = stored_elsewhere(config).await;
+        for set in stored.values() {
             // One that cannot be read was refused by `oncue apply`.
             let _ = contracts.catalog.add(set);
         }
-        let unknown = missing.iter().filter(|name| !there.contains_key(**name));
-        let unknown: Vec<&str> = unknown.map(|name| name.as_str()).collect();
+        let unknown = others
+            .into_iter()
+            .filter(|name| !stored.contains_key(*name));
+        let (askable, unknown): (Vec<&String>, Vec<&String>) =
+            unknown.partition(|name| Program::of(config, programs, name).is_there());
+        asked.extend(askable);
         if !unknown.is_empty() {
+            let unknown: Vec<&str> = unknown.into_iter().map(String::as_str).collect();
             contracts.warnings.push(format!(
                 "no program for {} in {}, and nothing of them on the bus, so their event types are not known; name the \
                  folder in ONCUE_BIN_DIR, or run `oncue apply` where they lie",
@@ -72,7 +85,11 @@ pub async fn load(config: &Config, programs: &Path) -> Result<Contracts, ConfigE
             ));
         }
     }
-    for (name, answer) in present.into_iter().zip(answers) {
+    let answers = asked
+        .iter()
+        .map(|name| ask(Program::of(config, programs, name)));
+    let answers = join_all(answers).await;
+    for (name, answer) in asked.into_iter().zip(answers) {
         let added = answer.and_then(|set| {
             let added = contracts.catalog.add(&set);
             added.map_err(|unreadable| unreadable.to_string())?;
@@ -135,6 +152,20 @@ pub async fn stored(bus: &Bus) -> Result<BTreeMap<String, Vec<u8>>, BusError> {
         }
     }
     Ok(found)
+}
+
+/// Types of the app's functions as `oncue apply` has stored them, and the platform's.
+///
+/// # Errors
+/// NATS does not answer.
+pub async fn catalog(bus: &Bus) -> Result<Catalog, BusError> {
+    let mut catalog = Catalog::default();
+    for set in stored(bus).await?.values() {
+        // One that cannot be read was refused by `oncue apply`.
+        let _ = catalog.add(set);
+    }
+    catalog.add_builtin();
+    Ok(catalog)
 }
 
 /// Contract of one function as `oncue apply` has stored it; `None` where it has not.

@@ -20,9 +20,8 @@ pub async fn frozen(plan: Plan) -> Report {
 
 /// Children whose answers are torn, and children that need more and more memory until they have none left.
 pub async fn torn(plan: Plan) -> Report {
-    let mut storm = Storm::new("H-3");
-    storm.setup.record_by = "memory = \"256MiB\"\n".to_owned();
-    run(storm, plan, &[Act::TearChild, Act::LeakChild]).await
+    let acts = [Act::TearChild, Act::LeakChild];
+    run(Storm::new("H-3"), plan, &acts).await
 }
 
 async fn run(mut storm: Storm, plan: Plan, acts: &[Act]) -> Report {
@@ -32,8 +31,8 @@ async fn run(mut storm: Storm, plan: Plan, acts: &[Act]) -> Report {
     }
     let root = root.canonicalize().unwrap_or(root);
     // A frozen child is known by its deadline.
-    storm.setup.record_by += &format!(
-        "run = [{}, \"-m\", \"oncue\", {}]\nenv = {{ PYTHONPATH = {} }}\nprocesses = 2\ntimeout = \"1s\"\n",
+    storm.setup.record_by = format!(
+        "run = [{}, \"-m\", \"oncue\", {}]\nenv = {{ PYTHONPATH = {} }}\nprocesses = 2\ntimeout = \"1s\"\nmemory = \"256MiB\"\n",
         quoted(&root.join(PYTHON)),
         quoted(&root.join("tests/src/chaos/record.py")),
         quoted(&root.join("services/runtime/python"))

@@ -58,7 +58,8 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let names: Vec<String> = settings.config.functions.keys().cloned().collect();
     let manifests = manifests::of(settings, &names).await?;
     let advice = "nothing was published; mend what is refused, then run this again";
-    apply::let_in(settings, &manifests, &bus, advice).await?;
+    let contracts = settings.contracts().await?.programs;
+    apply::let_in(settings, &manifests, &contracts, (&bus, &store), advice).await?;
     let tally = all(args.since.unwrap_or(0), &bus, &store).await?;
     say(table::render(
         &["OUTPUTS", ""],
