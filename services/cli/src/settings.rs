@@ -66,9 +66,7 @@ pub struct Settings {
 impl Global {
     pub fn settings(self) -> Result<Settings, Failure> {
         let (text, path) = read(self.config.as_deref())?;
-        let config = Config::parse(&text, path.as_deref(), |name| self.variable(name))
-            .and_then(|config| clock::check(&config).map(|()| config))
-            .map_err(|e| Failure::usage(format_args!("the configuration has mistakes\n{e}")))?;
+        let config = parse(&text, path.as_deref(), |name| self.variable(name))?;
         let build = config.build.as_ref();
         let built = build.map(|build| config.beside(&build.programs));
         let bin = self.bin.or(built).or_else(own_folder).ok_or_else(|| {
@@ -105,6 +103,16 @@ pub fn installed(part: &str) -> Option<PathBuf> {
         .and_then(|folder| folder.canonicalize().ok())
 }
 
+fn parse(
+    text: &str,
+    path: Option<&Path>,
+    variable: impl Fn(&str) -> Option<String>,
+) -> Result<Config, Failure> {
+    Config::parse(text, path, variable)
+        .and_then(|config| clock::check(&config).map(|()| config))
+        .map_err(|e| Failure::usage(format_args!("the configuration has mistakes\n{e}")))
+}
+
 /// Text and path of the configuration. A named file must exist, `oncue.toml` may.
 fn read(named: Option<&Path>) -> Result<(String, Option<PathBuf>), Failure> {
     let named = named.filter(|path| !path.as_os_str().is_empty());
@@ -128,6 +136,18 @@ impl Settings {
             .await
             .map(|bus| bus.of_app(&config.app))
             .map_err(Failure::silent)
+    }
+
+    /// Settings by the file as it is now, on the servers of these.
+    pub fn read_anew(&self) -> Result<Self, Failure> {
+        let (text, path) = read(self.config.path.as_deref())?;
+        let mut config = parse(&text, path.as_deref(), |name| std::env::var(name).ok())?;
+        config.nats.clone_from(&self.config.nats);
+        config.redis.clone_from(&self.config.redis);
+        Ok(Self {
+            config,
+            bin: self.bin.clone(),
+        })
     }
 
     /// Configuration with the credentials of servers that may have been started since.

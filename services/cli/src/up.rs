@@ -50,7 +50,7 @@ use tokio::sync::mpsc;
 use crate::exit::{self, Failure};
 use crate::settings::Settings;
 use crate::terminal::paint::{BOLD, DIM, paint};
-use crate::verbs::apply::{self, ChangeAction};
+use crate::verbs::apply::{self, ChangeAction, Layout};
 use crate::verbs::health;
 use crate::{http, manifests};
 
@@ -290,10 +290,17 @@ impl Launch {
             }) => {
                 log::print(&self.ready_text(&pools));
                 let id = service::id();
-                let restarts = restart::serve(supervisor, &bus, &pools, &id, async |credentials| {
-                    self.renew_rights(credentials, nats.as_deref(), &bus, &store)
-                        .await
-                });
+                let restarts = restart::serve(
+                    supervisor,
+                    &bus,
+                    &pools,
+                    &id,
+                    async |functions| self.let_in(functions, &bus, &store).await,
+                    async |credentials| {
+                        self.renew_rights(credentials, nats.as_deref(), &bus, &store)
+                            .await
+                    },
+                );
                 let config = &self.settings.config;
                 let bounds = bounds::follow(&bus, &pools, config, &supervisor.log);
                 tokio::select! {
@@ -378,6 +385,33 @@ impl Launch {
         Ok(StartedServers { nats, contracts })
     }
 
+    /// Lets programs in as they lie there now, by `oncue.toml` as it is now: the named ones, or all. Returns what was changed, a line
+    /// each.
+    async fn let_in(
+        &self,
+        functions: &[String],
+        bus: &Bus,
+        store: &Store,
+    ) -> Result<Vec<String>, Failure> {
+        let settings = self.settings.read_anew()?;
+        // Programs that are not restarted stay what they are, also where another one lies there now.
+        let (manifests, contracts) = tokio::join!(
+            manifests::anew(&settings, functions, store),
+            contract::load_anew(&settings.config, &settings.bin, |name| functions.is_empty()
+                || functions.iter().any(|function| function == name))
+        );
+        let layout = Layout {
+            config: &settings.config,
+            manifests: &manifests?,
+            contracts: &contracts.map_err(Failure::usage)?.programs,
+            mode: Mode::Apply,
+            // What was said at the start held for the start.
+            consent: &apply::Consent::default(),
+        };
+        let changed = layout.make(bus, store).await;
+        changed.map_err(|e| e.advise("`oncue check` says more; all processes run on as they were"))
+    }
+
     /// Gives everybody the rights that follow from the programs as they were let in.
     async fn renew_rights(
         &self,
@@ -425,7 +459,7 @@ impl Launch {
     ) -> Result<(), Failure> {
         let config = &self.settings.config;
         let store = self.settings.store().await?;
-        let layout = apply::Layout {
+        let layout = Layout {
             config,
             manifests: &self.manifests,
             contracts,

@@ -6,6 +6,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anstream::adapter::strip_str;
 use oncue_admin::services::restart::{RestartProgress, RestartRequest, subject};
 use oncue_core::bus::Bus;
 use tokio::time::{sleep, timeout};
@@ -32,7 +33,8 @@ pub enum Credentials {
     Replace,
 }
 
-/// Answers requests, one after the other, until it is dropped; `renew` is called before each.
+/// Answers requests, one after the other, until it is dropped; before each `let_in` is called with the functions, none for all, and
+/// `renew`.
 ///
 /// # Errors
 ///
@@ -42,6 +44,7 @@ pub async fn serve(
     bus: &Bus,
     pools: &Pools,
     id: &str,
+    let_in: impl AsyncFn(&[String]) -> Result<Vec<String>, Failure>,
     renew: impl AsyncFn(Credentials) -> Result<(), Failure>,
 ) -> Result<Infallible, Failure> {
     let requests = bus.subscribe(&subject(bus.app())).await;
@@ -73,6 +76,25 @@ pub async fn serve(
             };
             restart.tell(&progress).await;
             continue;
+        }
+        match let_in(&request.functions).await {
+            Ok(changed) => {
+                for line in changed {
+                    let what = strip_str(&line).to_string();
+                    restart.tell(&RestartProgress::Changed { what }).await;
+                }
+            }
+            Err(e) => {
+                let advice = e.advice.map(|advice| format!("\n  {advice}"));
+                let why = format!("replaces nothing: {}{}", e.what, advice.unwrap_or_default());
+                let refused = RestartProgress::Failed {
+                    worker: "oncue up".to_owned(),
+                    why: strip_str(&why).to_string(),
+                    replaced: 0,
+                };
+                restart.tell(&refused).await;
+                continue;
+            }
         }
         // The new programs may do what the old ones may not. One that is refused says so by itself.
         if let Err(e) = renew(Credentials::Keep).await {

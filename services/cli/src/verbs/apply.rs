@@ -157,37 +157,6 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     Ok(verdict(&changes, args.dry_run))
 }
 
-/// Makes the layout as the programs and oncue.toml want it, for another verb: what changes is printed. What would lose something
-/// is refused. `contracts` are those of the programs.
-///
-/// # Errors
-/// Something is refused, of which the lines above tell; `advice` says what to do.
-pub async fn let_in(
-    settings: &Settings,
-    manifests: &[Manifest],
-    contracts: &BTreeMap<String, Vec<u8>>,
-    (bus, store): (&Bus, &Store),
-    advice: &str,
-) -> Result<(), Failure> {
-    let layout = Layout {
-        config: &settings.config,
-        manifests,
-        contracts,
-        mode: Mode::Apply,
-        consent: &Consent::default(),
-    };
-    let changes = layout.carry_out(bus, store).await;
-    for change in &changes {
-        if !matches!(change.action, ChangeAction::Same | ChangeAction::Foreign) {
-            say(line(change));
-        }
-    }
-    if changes.iter().any(|c| c.action == ChangeAction::Refused) {
-        return Err(Failure::failed("not everything is as it should be").advise(advice));
-    }
-    Ok(())
-}
-
 impl Consent {
     /// Refuses names of no function.
     ///
@@ -264,6 +233,27 @@ impl Layout<'_> {
             Err(e) => changes.push(Change::refused("consumers", e)),
         }
         changes
+    }
+
+    /// Makes it all as it should be. Returns what was changed, a line each.
+    ///
+    /// # Errors
+    /// Something is refused, with the reasons.
+    pub async fn make(&self, bus: &Bus, store: &Store) -> Result<Vec<String>, Failure> {
+        let changes = self.carry_out(bus, store).await;
+        let told = changes
+            .iter()
+            .filter(|c| !matches!(c.action, ChangeAction::Same | ChangeAction::Foreign));
+        let (refused, changed): (Vec<&Change>, Vec<&Change>) =
+            told.partition(|c| c.action == ChangeAction::Refused);
+        if refused.is_empty() {
+            return Ok(changed.into_iter().map(line).collect());
+        }
+        let refused: Vec<String> = refused.into_iter().map(line).collect();
+        Err(Failure::failed(format_args!(
+            "not everything is as it should be\n{}",
+            refused.join("\n")
+        )))
     }
 
     /// Refusal of a contract that breaks what this program, or another one of the app, has written.

@@ -3,25 +3,15 @@
 use oncue_admin::services;
 use oncue_admin::services::restart::{self, RestartError, RestartProgress, RestartRequest};
 use oncue_core::bus::Bus;
-use oncue_core::contract;
 
-use super::apply;
 use crate::exit::{self, Failure};
-use crate::manifests;
 use crate::settings::Settings;
-use crate::terminal::paint::{DIM, GOOD, paint, remark, say};
+use crate::terminal::paint::{DIM, GOOD, paint, say};
 
 #[derive(clap::Args)]
 pub struct Args {
     /// Functions to restart. Default: all of them.
     functions: Vec<String>,
-}
-
-impl Args {
-    /// Whether a function is to be restarted.
-    fn names(&self, function: &str) -> bool {
-        self.functions.is_empty() || self.functions.iter().any(|name| name == function)
-    }
 }
 
 pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
@@ -41,19 +31,6 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         "start it, or restart the processes with what runs them, one after the other",
     )
     .await?;
-    let store = settings.store().await?;
-    // Programs that are not restarted stay what they are, also where another one lies there now.
-    let (manifests, contracts) = tokio::join!(
-        manifests::anew(settings, &args.functions, &store),
-        contract::load_anew(&settings.config, &settings.bin, |name| args.names(name))
-    );
-    let (manifests, contracts) = (manifests?, contracts.map_err(Failure::usage)?);
-    contracts.warnings.iter().for_each(remark);
-    // A process that does not fit would only fail to become ready.
-    let advice =
-        "no process was replaced; `oncue check` says more, and the processes run on as they were";
-    let servers = (&bus, &store);
-    apply::let_in(settings, &manifests, &contracts.programs, servers, advice).await?;
     let mut replaced = 0;
     // One machine after the other, too: what fails on the first is not tried on the second.
     for supervisor in found {
@@ -104,6 +81,7 @@ async fn supervisors(bus: &Bus, advice: &str) -> Result<Vec<String>, Failure> {
 /// Asks one `oncue up`, says what it says, and returns the number of processes it has replaced.
 async fn ask(request: &RestartRequest, bus: &Bus) -> Result<u32, Failure> {
     let asked = restart::ask(request, bus, |progress| match progress {
+        RestartProgress::Changed { what } => say(what),
         RestartProgress::Starting { worker, replaces } => say(paint(
             DIM,
             format_args!("  {worker} starts beside {replaces}"),

@@ -56,6 +56,7 @@ async fn everywhere(
             rotate: false,
         };
         let asked = restart::ask(&request, &app.bus, |progress| match progress {
+            RestartProgress::Changed { what } => app.jobs.step(id, 0, what.clone()),
             RestartProgress::Starting { worker, replaces } => {
                 let remark = format!("{worker} starts beside {replaces}");
                 app.jobs.step(id, 0, remark);

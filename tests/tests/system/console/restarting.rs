@@ -79,18 +79,36 @@ async fn a_function_is_restarted_and_one_that_does_not_become_ready_ends_it() {
     let unknown = running.post("/api/functions/nobody/restart").await;
     unknown.problem(404, "not-found");
 
+    // What is let in is what there is now, as by `oncue restart`.
+    let file = cluster.dir.join("oncue.toml");
+    let written = std::fs::read_to_string(&file).expect("written");
+    std::fs::write(
+        &file,
+        written.replace("max = 2", "max = 2\nack_wait = \"77s\""),
+    )
+    .expect("written");
     let how = running.restart().await;
     assert_eq!(
         (&how["done"], &how["who"]),
         (&json!(2), &json!("ann@127.0.0.1")),
         "{how}"
     );
+    assert!(how["remarks"].to_string().contains("ack_wait"), "{how}");
     let after = running.workers(2, &before).await;
 
-    // A program that ends at once: the first process of it is the last, and those that run go on.
+    // One that does not say what it is is not let in.
     let program = bin.join("count-views");
     std::fs::remove_file(&program).expect("there");
     std::fs::copy("/bin/false", &program).expect("copied");
+    let how = running.restart().await;
+    assert_eq!(how["done"], 0, "{how}");
+    let remarks = how["remarks"].to_string();
+    assert!(remarks.contains("replaces nothing"), "{remarks}");
+    // A program that ends at once: the first process of it is the last, and those that run go on.
+    let good = oncue_tests::cluster::built("count-views");
+    let good = good.display();
+    let ends = format!("#!/bin/sh\ncase \"$1\" in --*) exec {good} \"$1\";; esac\nexit 3\n");
+    std::fs::write(&program, ends).expect("written");
     let how = running.restart().await;
     assert_eq!(how["done"], 0, "{how}");
     let remarks = how["remarks"].to_string();

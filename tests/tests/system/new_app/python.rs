@@ -119,3 +119,32 @@ async fn an_app_is_restored_on_its_own_servers_without_its_functions() {
     })
     .await;
 }
+
+/// Another program of a function that is not restarted is not let in: what runs would not be what is on record.
+#[tokio::test]
+async fn a_restart_lets_in_what_it_restarts_and_nothing_else() {
+    let Workplace { cluster, app, .. } = Workplace::open("python", install).await;
+    let up = cluster.spawn("oncue", &["up"]);
+    up.wait_for_line("ready in").await;
+    for source in ["bill_order.py", "count_sales.py"] {
+        let source = app.join("functions").join(source);
+        let code = std::fs::read_to_string(&source).expect("written");
+        let changed = code.replace("@function(\"", "@function(attempts=7, name=\"");
+        assert_ne!(code, changed);
+        std::fs::write(&source, changed).expect("written");
+    }
+    let store = cluster.store_of(&"shop".parse().expect("a name")).await;
+    let attempts = async || {
+        let functions = store.functions().await.expect("Redis");
+        let attempts = functions.iter().map(|known| known.manifest.limits.attempts);
+        attempts.collect::<Vec<_>>()
+    };
+    let before = attempts().await;
+    assert!(before.len() == 2 && before[0] != 7, "{before:?}");
+    let output = cluster.output("oncue", &["restart", "bill-order"]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(attempts().await, [7, before[1]]);
+    let output = cluster.output("oncue", &["restart"]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(attempts().await, [7, 7]);
+}

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use futures::{StreamExt as _, stream};
 use oncue_admin::consumers;
+use oncue_core::bus::layout::Mode;
 use oncue_core::bus::{Bus, PubAck, PublishError};
 use oncue_core::store::{Store, StoredOutputs, Unpublished};
 use oncue_proto::event;
@@ -18,7 +19,7 @@ use crate::settings::Settings;
 use crate::terminal::confirm;
 use crate::terminal::paint::{CHANGED, DIM, number, paint, progress, remark, say};
 use crate::terminal::table::{self, text};
-use crate::verbs::apply;
+use crate::verbs::apply::{Consent, Layout};
 use crate::when;
 
 /// Publishes under way at a time.
@@ -57,9 +58,18 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     // Streams that are gone have to be there first.
     let names: Vec<String> = settings.config.functions.keys().cloned().collect();
     let manifests = manifests::of(settings, &names).await?;
-    let advice = "nothing was published; mend what is refused, then run this again";
     let contracts = settings.contracts().await?.programs;
-    apply::let_in(settings, &manifests, &contracts, (&bus, &store), advice).await?;
+    let layout = Layout {
+        config: &settings.config,
+        manifests: &manifests,
+        contracts: &contracts,
+        mode: Mode::Apply,
+        consent: &Consent::default(),
+    };
+    let changed = layout.make(&bus, &store).await.map_err(|e| {
+        e.advise("nothing was published; mend what is refused, then run this again")
+    })?;
+    changed.iter().for_each(say);
     let tally = all(args.since.unwrap_or(0), &bus, &store).await?;
     say(table::render(
         &["OUTPUTS", ""],

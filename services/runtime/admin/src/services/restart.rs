@@ -1,5 +1,6 @@
-//! Restart of functions, as every `oncue up` of the app hears it: new processes of the programs as they lie there, one after the other.
-//! Whoever asks hears how far it is; the first process that does not become ready ends it, and what ran before runs on.
+//! Restart of functions, as every `oncue up` of the app hears it: it lets the programs in as they lie there, as `oncue apply` does, and
+//! replaces the processes, one after the other. Whoever asks hears how far it is; a program that may not be let in, and the first
+//! process that does not become ready, end it, and what ran before runs on.
 
 use std::time::Duration;
 
@@ -31,6 +32,8 @@ pub struct RestartRequest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", tag = "is")]
 pub enum RestartProgress {
+    /// Something on the servers is as the new programs want it, in a line.
+    Changed { what: String },
     /// A new process is about to start.
     Starting { worker: String, replaces: String },
     /// New process that is ready, while the one before it finishes what it has in flight.
@@ -87,7 +90,9 @@ pub async fn ask(
         };
         report(&progress);
         match progress {
-            RestartProgress::Starting { .. } | RestartProgress::Ready { .. } => {}
+            RestartProgress::Changed { .. }
+            | RestartProgress::Starting { .. }
+            | RestartProgress::Ready { .. } => {}
             RestartProgress::Done { replaced } => return Ok(replaced),
             RestartProgress::Failed {
                 worker,
