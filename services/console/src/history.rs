@@ -1,8 +1,10 @@
 //! An hour of each function, in memory: enough to see what led up to now, small enough for hundreds of functions. And a day of
 //! it by minutes, in Redis, so that a restart of the console is no gap.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
+use oncue_admin::services::counters::{Counters, quantile};
+use oncue_core::bus::services::{DURATION_BOUNDS, DurationHistogram};
 use serde::{Deserialize, Serialize};
 
 /// Width of one point.
@@ -32,6 +34,8 @@ pub struct History {
     points: VecDeque<(u64, Point)>,
 }
 
+/// Versions that are compared.
+const COMPARED: usize = 4;
 /// Milliseconds of a minute.
 pub const MINUTE_MS: u64 = 60_000;
 
@@ -46,6 +50,131 @@ pub struct Minute {
     pub version: String,
     /// Workers that started within it.
     pub starts: usize,
+    /// Work within it by version; a rolling restart has two at work.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub work: BTreeMap<String, Work>,
+}
+
+/// Work of one version of a function.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Work {
+    pub applied: u64,
+    /// Runs that failed.
+    pub failed: u64,
+    pub dead: u64,
+    /// Runs by the number of their bucket in [`DURATION_BOUNDS`], but for empty ones: most are.
+    #[serde(default)]
+    runs: BTreeMap<usize, u64>,
+}
+
+impl Work {
+    /// Work that workers have counted. Durations in buckets of another release are left out.
+    pub fn of(counters: &Counters) -> Self {
+        let counts = &counters.stats.duration_ms.counts;
+        let is_ours = counts.len() == DURATION_BOUNDS.len() + 1;
+        let counts = counts.iter().copied().enumerate();
+        Self {
+            applied: counters.stats.applied,
+            failed: counters.failed,
+            dead: counters.stats.dead,
+            runs: counts.filter(|(_, count)| is_ours && *count > 0).collect(),
+        }
+    }
+
+    /// Adds more of it.
+    pub fn add(&mut self, more: &Self) {
+        self.applied += more.applied;
+        self.failed += more.failed;
+        self.dead += more.dead;
+        for (bucket, count) in &more.runs {
+            *self.runs.entry(*bucket).or_default() += count;
+        }
+    }
+
+    fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Duration in milliseconds that this share of the runs did not exceed.
+    fn quantile(&self, share: f64) -> Option<f64> {
+        let buckets = 0..=DURATION_BOUNDS.len();
+        let histogram = DurationHistogram {
+            bounds: DURATION_BOUNDS
+                .map(|micros| micros as f64 / 1000.0)
+                .to_vec(),
+            counts: buckets
+                .map(|bucket| self.runs.get(&bucket).copied().unwrap_or(0))
+                .collect(),
+        };
+        quantile(&histogram, share)
+    }
+}
+
+/// One version of a function as it has fared.
+#[derive(Debug, PartialEq, Serialize)]
+pub struct VersionFigures {
+    version: String,
+    /// Beginning of its first minute with work, Unix milliseconds, and end of its last one.
+    first: u64,
+    last: u64,
+    applied: u64,
+    failed: u64,
+    dead: u64,
+    /// Events applied per second of the minutes in which it had work.
+    rate: f64,
+    /// Share of its runs that failed.
+    failing: f64,
+    /// Milliseconds that half of the runs, and 99 of 100, did not exceed.
+    p50: Option<f64>,
+    p99: Option<f64>,
+}
+
+/// Sum over the minutes in which a version had work.
+#[derive(Default)]
+struct VersionSum {
+    first: u64,
+    last: u64,
+    minutes: u64,
+    work: Work,
+}
+
+impl VersionSum {
+    fn figures(self, version: &str) -> VersionFigures {
+        let work = self.work;
+        VersionFigures {
+            version: version.to_owned(),
+            first: self.first,
+            last: self.last,
+            rate: work.applied as f64 / (self.minutes * MINUTE_MS / 1000) as f64,
+            failing: work.failed as f64 / (work.applied + work.failed).max(1) as f64,
+            p50: work.quantile(0.5),
+            p99: work.quantile(0.99),
+            applied: work.applied,
+            failed: work.failed,
+            dead: work.dead,
+        }
+    }
+}
+
+/// Versions that have had work, the latest first, as many as are compared. Minutes are in order.
+pub fn versions(minutes: &[Minute]) -> Vec<VersionFigures> {
+    let mut sums: BTreeMap<&str, VersionSum> = BTreeMap::new();
+    for minute in minutes {
+        for (version, work) in minute.work.iter().filter(|(_, work)| !work.is_none()) {
+            let sum = sums.entry(version).or_default();
+            if sum.minutes == 0 {
+                sum.first = minute.at;
+            }
+            sum.last = minute.at + MINUTE_MS;
+            sum.minutes += 1;
+            sum.work.add(work);
+        }
+    }
+    let figures = sums.into_iter().map(|(version, sum)| sum.figures(version));
+    let mut figures: Vec<VersionFigures> = figures.collect();
+    figures.sort_by_key(|version| std::cmp::Reverse((version.last, version.first)));
+    figures.truncate(COMPARED);
+    figures
 }
 
 /// Moment that is marked on a chart.
@@ -235,6 +364,7 @@ mod tests {
             point: lag(9),
             version: version.into(),
             starts,
+            work: BTreeMap::new(),
         }
     }
 
@@ -257,6 +387,65 @@ mod tests {
         let json = serde_json::to_string(&minutes[1]).unwrap();
         let read = super::minutes(&[json.clone(), "odd".into(), json]);
         assert_eq!(read, [minutes[1].clone()], "one of each minute");
+    }
+
+    /// Minute in which versions had so much work, all of whose runs took up to a bound.
+    fn worked(at: u64, all: &[(&str, u64, u64, usize)]) -> Minute {
+        let work = all.iter().map(|(version, applied, failed, bucket)| {
+            let work = Work {
+                applied: *applied,
+                failed: *failed,
+                dead: 0,
+                runs: [(*bucket, applied + failed)]
+                    .into_iter()
+                    .filter(|(_, count)| *count > 0)
+                    .collect(),
+            };
+            ((*version).to_owned(), work)
+        });
+        Minute {
+            work: work.collect(),
+            ..kept(at, "", 0)
+        }
+    }
+
+    #[test]
+    fn two_versions_are_compared_by_what_each_has_done() {
+        let minutes = [
+            worked(0, &[("1", 600, 0, 3)]),
+            // A rolling restart: both at work.
+            worked(60_000, &[("1", 600, 0, 3), ("2", 300, 100, 6)]),
+            worked(120_000, &[("2", 300, 100, 6), ("3", 0, 0, 0)]),
+            kept(180_000, "2", 0),
+        ];
+        let json: Vec<String> = minutes
+            .iter()
+            .map(|minute| serde_json::to_string(minute).unwrap())
+            .collect();
+        let read = super::minutes(&json);
+        assert_eq!(read, minutes);
+        let compared = versions(&read);
+        let shown: Vec<_> = compared
+            .iter()
+            .map(|one| (one.version.as_str(), one.first, one.last, one.rate))
+            .collect();
+        assert_eq!(
+            shown,
+            [("2", 60_000, 180_000, 5.0), ("1", 0, 120_000, 10.0)]
+        );
+        assert_eq!((compared[0].failing, compared[1].failing), (0.25, 0.0));
+        // Half of those that took between 5 and 10 ms, and between half and one.
+        assert_eq!((compared[0].p50, compared[1].p50), (Some(7.5), Some(0.75)));
+    }
+
+    #[test]
+    fn durations_of_another_release_are_left_out() {
+        let mut counters = Counters::default();
+        counters.stats.applied = 7;
+        counters.stats.duration_ms.counts = vec![7, 0];
+        let work = Work::of(&counters);
+        assert_eq!((work.applied, work.runs.len()), (7, 0));
+        assert_eq!(work.quantile(0.5), None);
     }
 
     #[test]

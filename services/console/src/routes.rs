@@ -72,6 +72,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/api/letters/try", post(actions::attempt))
         .route("/api/letters/{number}/edit", post(letters::edit))
         .route("/api/letters/redrive", post(actions::redrive))
+        .route("/api/letters/group/{group}/owner", post(letters::own))
         .layer(from_fn_with_state(app.clone(), guard::operator));
     let change = Router::new()
         .route("/api/functions/{name}/bounds", post(bounds::set))

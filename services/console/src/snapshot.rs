@@ -146,10 +146,12 @@ impl Snapshot {
 
     /// The minute that began at `from` (Unix ms), of each function that was seen then.
     pub fn minutes(&self, from: u64) -> Vec<(String, Minute)> {
-        let seen = self.seen();
-        let functions = seen.functions.iter();
+        let mut seen = self.seen();
+        let functions = seen.functions.iter_mut();
         let minutes = functions.filter_map(|(name, function)| {
+            let work = function.status.take_work();
             let minute = Minute {
+                work,
                 at: from,
                 point: function.status.history.minute(from)?,
                 version: function.view.version.clone(),

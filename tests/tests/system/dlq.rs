@@ -286,6 +286,42 @@ async fn a_cause_that_comes_back_stops_its_group_at_the_canary() {
     letters(&cluster, &bus, 5).await;
 }
 
+/// Who sees to a cause is told to the others, and binds nobody.
+#[tokio::test]
+async fn a_group_has_an_owner_until_it_is_let_go() {
+    let mut cluster = cluster("").await;
+    let bus = cluster.bus().await;
+    set_aside(&mut cluster, &bus, vec![send(&[], told("/u", "reject"))]).await;
+    let shown = listed(&cluster, &[]).remove(0);
+    let group = shown["group"].as_str().expect("a name").to_owned();
+    assert_eq!(shown["owner"], Value::Null);
+    let (code, _, err) = oncue(&cluster, &["dlq", "take", "nothing"]);
+    assert!(
+        code == 2 && err.contains("no group is called nothing"),
+        "{code} {err}"
+    );
+    let (code, out, err) = oncue(
+        &cluster,
+        &["dlq", "take", &group, "--note", "asked the shop"],
+    );
+    assert!(
+        code == 0 && out.contains("sees to it"),
+        "{code} {out} {err}"
+    );
+    let owner = listed(&cluster, &[]).remove(0)["owner"].take();
+    assert_eq!(owner["note"], "asked the shop");
+    let who = owner["who"].as_str().expect("a name");
+    let (_, table, _) = oncue(&cluster, &["dlq", "ls"]);
+    assert!(table.contains("OWNER") && table.contains(who), "{table}");
+    let (code, _, err) = oncue(&cluster, &["dlq", "drop", &group, "--why", "a test"]);
+    assert_eq!(code, 0, "{err}");
+    let (code, out, _) = oncue(&cluster, &["dlq", "take", &group, "--release"]);
+    assert!(
+        code == 0 && out.contains("nobody sees to it any more"),
+        "{code} {out}"
+    );
+}
+
 /// What cannot be read has the identity of its place, and a redriven copy stands in another: it must keep the first.
 #[tokio::test]
 async fn an_event_that_still_cannot_be_read_remains_the_same_event() {

@@ -10,7 +10,7 @@ pub const SOURCE: &str = "/oncue/console";
 pub struct Who(pub String);
 
 /// Longest reason, in bytes.
-const MAX_REASON: usize = 400;
+pub const MAX_REASON: usize = 400;
 
 /// Reason of whoever changes something, which stays on record.
 ///

@@ -103,6 +103,7 @@ pub async fn get(
         "histogram": status.histogram(),
         "history": columns,
         "marks": history::marks(&kept),
+        "versions": history::versions(&kept),
         "errors": letters.iter().filter_map(|message| Letter::read(app.bus.app(), message)).map(|letter| error(&letter)).collect::<Vec<_>>(),
     })))
 }

@@ -80,7 +80,14 @@ pub async fn list(
         let is_found = texts.iter().any(|one| one.to_lowercase().contains(&text));
         is_found && (wanted.function.is_empty() || wanted.function == cause.function)
     });
-    let groups: Vec<Value> = groups.map(|one| group(&one, &index)).collect();
+    // Without Redis letters are read all the same.
+    let owners = dead_letters::owners(&app.store).await.unwrap_or_default();
+    let groups = groups.map(|one| {
+        let mut shown = group(&one, &index);
+        shown["owner"] = json!(owners.get(&one.name));
+        shown
+    });
+    let groups: Vec<Value> = groups.collect();
     Ok(Json(json!({
         "groups": groups,
         "letters": index.len(),
@@ -112,6 +119,54 @@ fn group(group: &CauseCount, index: &LetterIndex) -> Value {
         shown["numbers"] = json!(index.numbers(&query));
     }
     shown
+}
+
+/// Taking of a group, or letting it go.
+#[derive(Deserialize)]
+pub struct Taking {
+    /// Words for the others.
+    #[serde(default)]
+    note: String,
+    /// Leave it to whoever takes it.
+    #[serde(default)]
+    release: bool,
+}
+
+/// `POST /api/letters/group/{group}/owner`: whoever asks sees to the letters of a cause from now on, or does not any more.
+pub async fn own(
+    State(app): State<Arc<App>>,
+    Extension(who): Extension<Who>,
+    Path(group): Path<String>,
+    asked: Result<Json<Taking>, JsonRejection>,
+) -> Result<Json<Value>, Problem> {
+    let Json(asked) = asked.map_err(|e| Problem::new(MALFORMED, e.body_text()))?;
+    if asked.release {
+        let had = dead_letters::release(&group, &app.store).await;
+        had.map_err(away)?;
+        audit::line(&who, "release", &group, "done");
+        return Ok(Json(json!({ "owner": null })));
+    }
+    let note = asked.note.trim();
+    if note.len() > audit::MAX_REASON {
+        let how = format!("a note has at most {} bytes", audit::MAX_REASON);
+        return Err(Problem::new(MALFORMED, how));
+    }
+    let known = {
+        let index = app.letters.look(&app).await?;
+        index.causes().iter().any(|cause| cause.name == group)
+    };
+    if !known {
+        let why = format!("there is no group {group:?} any more");
+        return Err(Problem::new(GONE, why));
+    }
+    let before = dead_letters::take(&group, &who.0, note, &app.store).await;
+    let before = before.map_err(away)?;
+    let outcome = match &before {
+        Some(before) if before.who != who.0 => format!("from {}", before.who),
+        _ => "done".to_owned(),
+    };
+    audit::line(&who, "take", &group, &outcome);
+    Ok(Json(json!({ "owner": { "who": who.0, "note": note } })))
 }
 
 /// Which page of a group somebody wants to see.

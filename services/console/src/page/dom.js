@@ -186,14 +186,16 @@ export function failed(place, error) {
   place.replaceChildren(make("p", "problem", error.message));
 }
 
-// Yes or no; with `why`, the reason or nothing.
+// Yes or no; with `why`, the reason or nothing. A text in its place labels words that may be left out.
 export function ask(title, text, yes, why = false) {
   const dialog = byId("ask");
   byId("ask-title").textContent = title;
   byId("ask-text").textContent = text;
   byId("ask-yes").textContent = yes;
+  const isOptional = typeof why === "string";
   byId("ask-why-label").hidden = !why;
-  byId("ask-why").required = why;
+  byId("ask-why-label").firstChild.textContent = isOptional ? `${why} ` : "Why ";
+  byId("ask-why").required = why && !isOptional;
   byId("ask-why").value = "";
   dialog.returnValue = "no";
   dialog.showModal();

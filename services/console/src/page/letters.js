@@ -121,7 +121,7 @@ class Bench {
     card.replaceChildren(
       make("div", "top-line", make("b", "", group.function), make("span", "reason", group.reason), make("span", "badge", short(group.count))),
       make("span", "message", group.message),
-      make("span", "hint", `${group.site ? `${group.site} · ` : ""}${ago(group.last)}`),
+      make("span", "hint", `${group.site ? `${group.site} · ` : ""}${ago(group.last)}${group.owner ? ` · ${group.owner.who} sees to it` : ""}`),
     );
     card.dataset.group = group.group;
     card.setAttribute("aria-pressed", `${this.open === group.group}`);
@@ -164,10 +164,33 @@ class Bench {
     this.load(group);
   }
 
+  // Who sees to it, and the way to take it or to let it go.
+  owner(group) {
+    const { owner } = group;
+    const set = async (body) => {
+      try {
+        await api(`/api/letters/group/${group.group}/owner`, body);
+        this.refresh();
+      } catch (error) {
+        failed(this.outcome, error);
+      }
+    };
+    const take = async () => {
+      const from = owner ? `${owner.who} has it since ${ago(owner.since)}. ` : "";
+      const note = await ask(owner ? "Take it over?" : "See to it?", `${from}The others see your name and what you write. Whoever may redrive still may.`, "Take", "What you know so far");
+      if (note !== false) set({ note });
+    };
+    const who = owner && make("span", "", make("b", "", owner.who), " sees to it since ", moment(owner.since), owner.note ? `: ${owner.note}` : "");
+    const acts = about.write
+      ? [named(button(owner ? "Take over" : "See to it", take, "quiet"), "take"), owner && named(button("Let it go", () => set({ release: true }), "quiet"), "release")]
+      : [];
+    return make("div", "row owner", who || make("span", "hint", "nobody sees to it"), ...acts.filter(Boolean));
+  }
+
   async load(group) {
     const facts = make("p", "hint", `${plural(group.count, "letter")}, the first ${ago(group.first)}, the last ${ago(group.last)} · group ${group.group}`);
     const where = make("div", "row", link(group.function, href("map", group.function)), make("span", "reason", group.reason), group.site && make("code", "", group.site));
-    this.head.replaceChildren(where, make("p", "why bad", group.message), facts);
+    this.head.replaceChildren(where, make("p", "why bad", group.message), facts, this.owner(group));
     const { offset, sort, ascending, q } = this.view;
     try {
       const said = await api(`/api/letters/group/${group.group}?offset=${offset}&limit=${PAGE}&sort=${sort}&ascending=${ascending}&q=${encodeURIComponent(q)}`);

@@ -1,7 +1,7 @@
 // What was clicked on the map: a function with its last hour, or an event type with its last events.
 
 import { address, go, href, note } from "./address.js";
-import { about, ago, api, ask, button, byId, draw, duration, facts, failed, flowLink, json, link, make, moment, named, number, plural, rate, redraw, short, traceLink } from "./dom.js";
+import { about, ago, api, ask, button, byId, draw, duration, facts, failed, flowLink, json, link, make, moment, named, number, plural, rate, redraw, scrolls, short, traceLink } from "./dom.js";
 import { logLines } from "./log.js";
 import { View, histogram, line, percentile } from "./chart.js";
 
@@ -178,11 +178,34 @@ function fillFunction(said, body) {
     const [p50, p99] = [percentile(said.histogram, 0.5), percentile(said.histogram, 0.99)];
     parts.push(part("How long runs took", histogram(said.histogram), p50 && make("p", "hint", `half ${p50}, 99 of 100 ${p99}, since its workers started`)));
   }
+  if (said.versions.length > 1) parts.push(versions(said.versions));
   parts.push(part("Acts on", chips(card.triggers)));
   if (card.emits.length > 0) parts.push(part("May emit", chips(card.emits, card.name)));
   parts.push(part("What failed last", errors(said)), part("Log", logLines({ function: card.name })), part("Workers", workers(said.instances)), part("Manifest", manifest(said)));
   body.className = "parts";
   redraw(body, ...parts);
+}
+
+// How the latest versions have fared in what is shown of the past, beside one another.
+function versions(all) {
+  const latest = all[0];
+  // Worse by a tenth and more, than any before it.
+  const worse = (name) => latest[name] > 0 && all.slice(1).every((one) => latest[name] > 1.1 * (one[name] ?? Infinity));
+  const cell = (one, name, words) => make("td", `num${one === latest && worse(name) ? " bad" : ""}`, words);
+  const row = (one) => make(
+    "tr",
+    "",
+    make("th", "", one.version),
+    make("td", "", moment(one.first)),
+    make("td", "num", number(one.applied)),
+    make("td", "num", `${rate(one.rate)}/s`),
+    cell(one, "failing", `${(one.failing * 100).toFixed(one.failing > 0 && one.failing < 0.1 ? 2 : 0)} %`),
+    cell(one, "p50", one.p50 ? duration(one.p50) : "–"),
+    cell(one, "p99", one.p99 ? duration(one.p99) : "–"),
+  );
+  const head = ["Version", "First at work", "Applied", "Rate", "Failed runs", "Half within", "99 % within"].map((title, at) => make("th", at > 1 ? "num" : "", title));
+  const table = make("table", "table", make("thead", "", make("tr", "", ...head)), make("tbody", "", ...all.map(row)));
+  return part("Versions compared", scrolls(make("div", "wide", table), "Versions compared"), make("p", "hint", "By the minutes in which each had work; a rolling restart has both."));
 }
 
 // Pauses the function, or gives it its events again.

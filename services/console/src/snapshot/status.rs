@@ -11,7 +11,7 @@ use oncue_proto::event;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::history::{History, MINUTE_MS, Point};
+use crate::history::{History, MINUTE_MS, Point, Work};
 
 /// Weight of the newest look against those before.
 pub const SMOOTHING: f64 = 0.5;
@@ -99,6 +99,8 @@ pub struct Status {
     troubles: VecDeque<(u64, Troubles)>,
     rate: f64,
     ms: f64,
+    /// Work by version that is in no minute yet.
+    work: BTreeMap<String, Work>,
 }
 
 impl Status {
@@ -119,6 +121,10 @@ impl Status {
         self.state = found.state();
         let activity = activity.cloned().unwrap_or_default();
         self.take_troubles(at, &activity.added);
+        for (version, added) in &activity.by_version {
+            let work = self.work.entry(version.clone()).or_default();
+            work.add(&Work::of(added));
+        }
         let per_second = activity.per_second;
         self.rate += (per_second.delivered - self.rate) * SMOOTHING;
         let ms = activity.added.average_ms();
@@ -132,6 +138,11 @@ impl Status {
             ms: ms.unwrap_or(0.0) as f32,
         };
         self.history.push(at, point);
+    }
+
+    /// Work by version since it was taken last.
+    pub fn take_work(&mut self) -> BTreeMap<String, Work> {
+        std::mem::take(&mut self.work)
     }
 
     fn take_troubles(&mut self, at: u64, added: &Counters) {

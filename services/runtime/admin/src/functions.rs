@@ -231,6 +231,8 @@ pub struct Activity {
     pub total: Counters,
     /// Since the look before.
     pub added: Counters,
+    /// The same, by the version of the workers.
+    pub by_version: BTreeMap<String, Counters>,
     /// Sum of the workers' own rates, each over the time since that worker was last heard.
     pub per_second: Rates,
     /// Last error of the first worker that had one; empty for none.
@@ -280,6 +282,8 @@ impl RateMeter {
                 let seconds = at.saturating_sub(before.at).max(1) as f64 / 1000.0;
                 activity.per_second.add(&added, seconds);
                 activity.added.add(&added);
+                let of_version = activity.by_version.entry(worker.version.clone());
+                of_version.or_default().add(&added);
             }
         }
         for worker in workers {

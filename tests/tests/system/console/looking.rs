@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use oncue_core::bus::layout;
 use oncue_core::config::Limits;
+use oncue_proto::event::now_ms;
 use oncue_tests::cluster::wait_for;
 use serde_json::{Value, json};
 
@@ -221,5 +222,43 @@ async fn what_differs_from_what_is_declared_is_named() {
         console.get("/api/drift").await.ok_json(),
         said,
         "nobody is asked again at once"
+    );
+}
+
+/// A minute that has passed is kept with the work of each version, and what is kept is compared.
+#[tokio::test]
+async fn versions_of_a_function_are_compared() {
+    let console = Console::open().await;
+    let handled = console.pretend("count", &["web.page.viewed"], &[]).await;
+    let before = now_ms() - 120_000;
+    let former = json!({ "at": before, "rate": 10.0, "failed": 0.0, "dead": 0.0, "lag": 0, "in_flight": 0, "ms": 0.7,
+        "version": "8", "starts": 0, "work": { "8": { "applied": 600, "failed": 200, "dead": 1, "runs": { "3": 800 } } } });
+    let former = former.to_string();
+    let kept = console
+        .store
+        .add_sample("count", before, &former);
+    kept.await.expect("Redis takes it");
+    let mut versions = Value::Null;
+    // One minute and what is left of this one.
+    for _ in 0..1300 {
+        handled.fetch_add(5, Ordering::Relaxed);
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        let said = console.get("/api/functions/count").await;
+        if said.status == 200 {
+            versions = said.ok_json()["versions"].take();
+        }
+        if versions.as_array().is_some_and(|all| all.len() > 1) {
+            break;
+        }
+    }
+    let latest = &versions[0];
+    assert!(
+        latest["version"] == "9" && latest["applied"].as_u64() > Some(0),
+        "{versions}"
+    );
+    assert_eq!(
+        versions[1],
+        json!({ "version": "8", "first": before, "last": before + 60_000, "applied": 600, "failed": 200, "dead": 1,
+            "rate": 10.0, "failing": 0.25, "p50": 0.75, "p99": 0.995 })
     );
 }

@@ -58,6 +58,11 @@ async fn rules_and_dashboard_name_only_what_is_served_with_a_value() {
     console
         .publish(&viewed("e-2"), "/home", json!({ "page": "/home" }))
         .await;
+    let manifest = json!({ "name": "count", "version": "9", "stream": "web", "triggers": ["web.page.viewed"], "filters": [],
+        "table": null, "emits": [], "limits": { "concurrency": 1, "reserved_concurrency": 1, "timeout": "1s", "attempts": 1,
+        "ack_wait": "1s", "start": "all" } });
+    let manifest = serde_json::from_value(manifest).expect("a manifest");
+    console.store.register(&manifest).await.unwrap();
     let counts = [("applied".to_owned(), 7), ("run:100".to_owned(), 7)];
     console.store.add_counts("count", &counts).await.unwrap();
     let mut text = String::new();

@@ -263,3 +263,34 @@ async fn a_letter_is_edited_and_its_function_alone_gets_the_new_event() {
         String::from_utf8_lossy(&audit.stdout)
     );
 }
+
+/// Whoever sees to a cause is named to the others, and may leave it.
+#[tokio::test]
+async fn a_group_of_letters_is_taken_and_let_go() {
+    let desk = Desk::open().await;
+    let sent = desk.post("/api/publish", &viewed("/u", "reject")).await;
+    assert_eq!(sent.status, 200, "{}", sent.text());
+    let groups = async || {
+        let said = desk.get("/api/letters").await.ok_json();
+        said["groups"].as_array().cloned().unwrap_or_default()
+    };
+    let group = until("its letter", async || groups().await.into_iter().next()).await;
+    let name = group["group"].as_str().expect("a name");
+    assert_eq!(group["owner"], Value::Null);
+    let path = format!("/api/letters/group/{name}/owner");
+    let taken = desk.post(&path, &json!({ "note": "asked the shop" })).await;
+    assert_eq!(taken.ok_json()["owner"]["note"], "asked the shop");
+    let owner = groups().await.remove(0)["owner"].take();
+    assert_eq!(
+        (&owner["who"], &owner["note"]),
+        (&json!("ann@127.0.0.1"), &json!("asked the shop"))
+    );
+    let long = desk.post(&path, &json!({ "note": "x".repeat(401) })).await;
+    long.problem(400, "malformed");
+    let unknown = "/api/letters/group/00000000/owner";
+    desk.post(unknown, &json!({})).await.problem(409, "gone");
+    desk.post(&path, &json!({ "release": true }))
+        .await
+        .ok_json();
+    assert_eq!(groups().await[0]["owner"], Value::Null);
+}

@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use oncue_tests::cluster::{free_port, in_repository, until};
+use oncue_tests::cluster::{Cluster, free_port, in_repository, until};
 
 use super::{Workplace, is_made_tested_and_run, is_run_anew, text};
 
@@ -147,4 +147,111 @@ async fn a_restart_lets_in_what_it_restarts_and_nothing_else() {
     let output = cluster.output("oncue", &["restart"]);
     assert!(output.status.success(), "{}", text(&output));
     assert_eq!(attempts().await, [7, 7]);
+}
+
+/// What Redis refused somebody, as it remembers it.
+fn refused(cluster: &Cluster, app: &Path, redis: &str) -> String {
+    let password = std::fs::read_to_string(app.join(".oncue/keys/operator.redis"));
+    let password = password.expect("the operator has a password");
+    let port = redis.rsplit(':').next().expect("a port");
+    let output = std::process::Command::new("redis-cli")
+        .args([
+            "-p",
+            port,
+            "--user",
+            "shop.operator",
+            "--no-auth-warning",
+            "-a",
+        ])
+        .args([password.trim(), "ACL", "LOG"])
+        .current_dir(&cluster.dir)
+        .output();
+    text(&output.expect("redis-cli"))
+}
+
+/// Redis lost on servers that are locked, as those of `oncue up` are: workers say so, and the command that they name restores all of
+/// it, flows too.
+#[tokio::test]
+async fn a_locked_redis_that_was_emptied_is_recovered_as_it_is_said() {
+    let Workplace {
+        mut cluster, app, ..
+    } = Workplace::open("python", install).await;
+    let nats = format!("nats://127.0.0.1:{}", free_port());
+    let redis = format!("redis://127.0.0.1:{}", free_port());
+    cluster.set("ONCUE_NATS_URL", &nats);
+    cluster.set("ONCUE_REDIS_URL", &redis);
+    cluster.set("ONCUE_NATS_MONITOR", &format!("127.0.0.1:{}", free_port()));
+    let mut up = cluster.spawn("oncue", &["up"]);
+    up.wait_for_line("ready in").await;
+    let good = r#"{"order":"o1","customer":"ann","cents":1000}"#;
+    let output = cluster.output("oncue", &["pub", "shop.order.placed", good, "--wait", "30"]);
+    assert!(output.status.success(), "{}", text(&output));
+    let bad = r#"{"order":"o2","customer":"ann"}"#;
+    let wait = [
+        "pub",
+        "shop.order.placed",
+        bad,
+        "--id",
+        "the-bad-one",
+        "--wait",
+        "30",
+    ];
+    let output = cluster.output("oncue", &wait);
+    assert!(!output.status.success(), "{}", text(&output));
+    // What a worker has counted is in Redis a moment later.
+    until("counts are kept", async || {
+        let output = cluster.output("oncue", &["ps", "--json"]);
+        let rows: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+        (rows[0]["dead"] == 1).then_some(())
+    })
+    .await;
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    assert_eq!(refused(&cluster, &app, &redis).trim(), "");
+    up.signal("INT");
+    assert_eq!(up.exit().await, Some(0), "{}", up.log());
+    std::fs::remove_dir_all(app.join(".oncue/redis")).expect("the data of Redis");
+
+    let mut up = cluster.spawn("oncue", &["up"]);
+    up.wait_for_line("`oncue recover redis` restores").await;
+    assert_eq!(refused(&cluster, &app, &redis).trim(), "");
+    up.signal("INT");
+    let _ = up.exit().await;
+    let mut servers = cluster.spawn("oncue", &["up", "--servers"]);
+    servers.wait_for_line("the servers, and no function").await;
+    let output = cluster.output("oncue", &["recover", "redis", "--yes"]);
+    assert!(output.status.success(), "{}", text(&output));
+    servers.signal("INT");
+    assert_eq!(servers.exit().await, Some(0), "{}", servers.log());
+
+    let up = cluster.spawn("oncue", &["up"]);
+    up.wait_for_line("ready in").await;
+    let row = until("the order counts again", async || {
+        let output = cluster.output("oncue", &["state", "get", "customers", "ann", "--json"]);
+        output.status.success().then(|| text(&output))
+    })
+    .await;
+    assert!(
+        row.contains(r#""cents":1190"#) && row.contains(r#""orders":1"#),
+        "{row}"
+    );
+    until("all is accounted for", async || {
+        let output = cluster.output("oncue", &["audit"]);
+        output.status.success().then_some(())
+    })
+    .await;
+    let flow = until("the flow with the letter is at its end", async || {
+        let output = cluster.output("oncue", &["flow", "the-bad-one"]);
+        let said = text(&output);
+        said.contains("complete").then_some(said)
+    })
+    .await;
+    assert!(
+        flow.contains("shop.order.placed")
+            && flow.contains("bill-order dead")
+            && !flow.contains("unknown"),
+        "{flow}"
+    );
+    let output = cluster.output("oncue", &["find", "--state", "open"]);
+    assert!(output.stdout.is_empty(), "{}", text(&output));
+    assert_eq!(refused(&cluster, &app, &redis).trim(), "");
 }

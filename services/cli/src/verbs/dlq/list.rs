@@ -1,6 +1,8 @@
 //! `oncue dlq ls`: what lies there, by cause or letter by letter.
 
-use oncue_admin::dead_letters::{self, Letter, LetterFilter, LetterGroup, grouped};
+use std::collections::BTreeMap;
+
+use oncue_admin::dead_letters::{self, GroupOwner, Letter, LetterFilter, LetterGroup, grouped};
 use oncue_proto::event;
 use serde_json::json;
 
@@ -38,15 +40,24 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let mut letters = dead_letters::all(&bus).await.map_err(Failure::silent)?;
     letters.retain(|letter| filter.passes(letter));
     let now = event::now_ms();
+    // Without Redis nobody is known to see to anything.
+    let owners = match settings.store().await {
+        Ok(store) => dead_letters::owners(&store).await.unwrap_or_default(),
+        Err(_) => Owners::new(),
+    };
     match (args.json, args.each) {
         (true, true) => say(json!(letters.iter().map(letter_json).collect::<Vec<_>>())),
-        (true, false) => say(json!(
-            grouped(&letters).iter().map(group_json).collect::<Vec<_>>()
-        )),
+        (true, false) => {
+            let groups = grouped(&letters);
+            let groups = groups
+                .iter()
+                .map(|group| group_json(group, owners.get(group.name)));
+            say(json!(groups.collect::<Vec<_>>()));
+        }
         (false, _) if letters.is_empty() => say("no dead letters"),
         (false, true) => say(each(&letters, now)),
         (false, false) => {
-            say(by_group(&grouped(&letters), now));
+            say(by_group(&grouped(&letters), &owners, now));
             remark(
                 "see one with `oncue dlq show GROUP`; give them back with `oncue dlq redrive GROUP` (try --dry-run)",
             );
@@ -55,15 +66,28 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     Ok(exit::OK)
 }
 
-fn by_group(groups: &[LetterGroup<'_>], now: u64) -> String {
-    let head = [
-        "GROUP", "FUNCTION", "REASON", "WHERE", "COUNT", "FIRST", "LAST", "MESSAGE",
+/// Who sees to which group.
+type Owners = BTreeMap<String, GroupOwner>;
+
+fn by_group(groups: &[LetterGroup<'_>], owners: &Owners, now: u64) -> String {
+    let mut head = vec![
+        "GROUP", "FUNCTION", "REASON", "WHERE", "COUNT", "FIRST", "LAST",
     ];
-    table::render_within(
-        &head,
-        groups.iter().map(|group| group_row(group, now)).collect(),
-        width(),
-    )
+    // A column only where somebody does.
+    let is_taken = groups.iter().any(|group| owners.contains_key(group.name));
+    if is_taken {
+        head.push("OWNER");
+    }
+    head.push("MESSAGE");
+    let rows = groups.iter().map(|group| {
+        let mut row = group_row(group, now);
+        if is_taken {
+            let owner = owners.get(group.name).map(|owner| owner.who.as_str());
+            row.insert(row.len() - 1, text(owner.unwrap_or("-")));
+        }
+        row
+    });
+    table::render_within(&head, rows.collect(), width())
 }
 
 fn group_row(group: &LetterGroup<'_>, now: u64) -> Vec<Cell> {
@@ -113,7 +137,7 @@ fn letter_row(letter: &Letter, now: u64) -> Vec<Cell> {
     ]
 }
 
-fn group_json(group: &LetterGroup<'_>) -> serde_json::Value {
+fn group_json(group: &LetterGroup<'_>, owner: Option<&GroupOwner>) -> serde_json::Value {
     let (first, last) = group.span();
     let latest = &group.latest().content;
     json!({
@@ -125,6 +149,7 @@ fn group_json(group: &LetterGroup<'_>) -> serde_json::Value {
         "first": event::format_time(first),
         "last": event::format_time(last),
         "message": latest.message,
+        "owner": owner,
         "letters": group.letters.iter().map(|letter| letter.number).collect::<Vec<_>>(),
     })
 }

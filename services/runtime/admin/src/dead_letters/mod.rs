@@ -19,7 +19,7 @@
 //! it holds the number of the redrive it was made for, and a second event of that number is no work.
 //!
 //! Letters are only in the stream: no list and no count of them is kept anywhere else. In Redis there is only the
-//! seen-mark of the event, which says dead until a redrive ends otherwise.
+//! seen-mark of the event, which says dead until a redrive ends otherwise, and who has [taken](take) a group.
 
 mod drop;
 mod dry_run;
@@ -29,6 +29,7 @@ mod fingerprint;
 mod index;
 mod letters;
 mod outcome;
+mod owner;
 mod redrive;
 
 pub use self::drop::{SetAside, dropped, give_up, settled};
@@ -40,6 +41,7 @@ pub use self::index::{CauseCount, LetterIndex, LetterOrder, LetterQuery, LetterS
 pub use self::letters::{LatestLetters, Letter, LetterFilter, LetterGroup};
 pub use self::letters::{all, counts, grouped, latest, meant_by, message_of};
 pub use self::outcome::{Outcome, OutcomeCounts, Sent, Watch};
+pub use self::owner::{GroupOwner, owners, release, take};
 pub use self::redrive::{Pace, Progress, Tally, redrive, without_outdated};
 use crate::program::ProgramError;
 use oncue_core::bus::{ApiError, BusError, PublishError};

@@ -335,6 +335,7 @@ fn function_keys(manifest: &Manifest) -> Vec<KeyPattern> {
             "rows of its steps, in tracked flows",
         ),
         full("edges*", "which way events went"),
+        full(format!("counts:{name}"), "what its workers have counted"),
         read("l:*", "who acts on a type"),
         read("streams", "sees whether NATS lost something"),
         read("history", "since when it acts on its types"),

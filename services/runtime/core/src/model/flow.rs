@@ -115,18 +115,17 @@ impl StepState {
 }
 
 impl Flow {
-    /// Reads the fields of the ledger of the flow `id`; `None` where there are none.
+    /// Reads the fields of the ledger of the flow `id`; `None` where none describes an event, as where a Redis has lost the ledger
+    /// and workers have noted since that they began.
     pub fn read(id: &str, fields: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) -> Option<Self> {
         let mut ledger = Ledger::default();
-        let mut any = false;
         for (field, value) in fields {
-            any = true;
             ledger.take(
                 &String::from_utf8_lossy(&field),
                 &String::from_utf8_lossy(&value),
             );
         }
-        any.then(|| ledger.flow(id))
+        (!ledger.events.is_empty()).then(|| ledger.flow(id))
     }
 
     /// Whether every step was taken: none is open, and none is lost.
@@ -286,6 +285,10 @@ impl Ledger {
     fn flow(mut self, id: &str) -> Flow {
         let mut open = 0;
         for ((event, function), fields) in std::mem::take(&mut self.steps) {
+            // A note alone, of a run of an event that came again, makes no step.
+            if fields.state.is_none() {
+                continue;
+            }
             let event = self
                 .events
                 .entry(event.clone())
@@ -316,7 +319,10 @@ impl StepFields {
     fn step(self, function: String, event_time: u64) -> Step {
         let kind = self.state.as_ref().map_or('p', |state| state.kind);
         let at = self.state.as_ref().map_or(0, |state| state.at);
-        let started = self.run.as_ref().map(|run| run.at);
+        let is_closed = matches!(kind, 'd' | 'x');
+        // What began after the end is a run of the same event that has come again, and changed nothing.
+        let run = self.run.filter(|run| !is_closed || run.at <= at);
+        let started = run.as_ref().map(|run| run.at);
         let failed = self.failure.as_ref().map(|failure| failure.at);
         let state = match kind {
             'd' => StepState::Done,
@@ -333,7 +339,7 @@ impl StepFields {
             since: if is_open && at > 0 { at } else { event_time },
             started,
             ended: (!is_open).then_some(at),
-            attempts: self.run.map_or(0, |run| run.attempt),
+            attempts: run.map_or(0, |run| run.attempt),
             failed,
             why: self.failure.map(|failure| failure.why),
         }

@@ -342,6 +342,20 @@ local function write_entry(entry, now)
   redis.call('EXPIRE', flow, entry.keep)
 end
 
+-- An event that comes again is done already. Its ledger knows, unless Redis has lost that: then nobody else would close the step, or
+-- it is not to be opened by whoever writes of the event next.
+local function close_again(entry, state, now)
+  local flow, step = entry.flow, 's:' .. entry.id .. ':' .. entry.name
+  local before = redis.call('HGET', flow, step)
+  if before and string.sub(before, 1, 1) ~= 'p' then return end
+  redis.call('HSET', flow, step, string.format('%s %.0f', state, now))
+  if before and redis.call('HINCRBY', flow, 'n', -1) == 0 then redis.call('HSET', flow, 'end', string.format('%.0f', now)) end
+  redis.call('EXPIRE', flow, entry.keep)
+end
+
+-- State in a ledger of an event that came again, by its status.
+local SETTLED = { dead = 'x', duplicate = 'd' }
+
 local function write_run(run, ARGV, micros, now)
   if run.row and run.fields + run.deletions > 0 then
     -- From the clock, so that a version lost with a rollback is never given to another content.
@@ -529,6 +543,11 @@ local function commit(KEYS, ARGV)
     else
       reply[n + 1] = statuses(run)
       cut = cut or run.outbox > 0
+      -- One entry for each event, where all of them are tracked.
+      for i = 1, run.count == #run.entries and run.count or 0 do
+        local status = run.statuses and run.statuses[i]
+        if status and SETTLED[status[1]] then close_again(run.entries[i], SETTLED[status[1]], now) end
+      end
     end
     at = at + run.outbox
   end
@@ -586,12 +605,13 @@ local function tend(KEYS, ARGV)
 end
 
 -- A worker has missed commits of its own: recorded under its name, unless they have been restored since it looked last.
--- KEYS: the epoch, which each restoration raises, and what was found. ARGV: the epoch known, the worker, what it found.
--- An epoch below the known one is itself something that Redis has lost.
+-- KEYS: what was found. ARGV: the epoch known, the worker, what it found.
+-- The epoch, which each restoration raises, is no key: a caller that may only read it could not name it. One below the known
+-- one is itself something that Redis has lost.
 -- Reply: the epoch.
 local function regressed(KEYS, ARGV)
-  local epoch = redis.call('GET', KEYS[1]) or '0'
-  if tonumber(epoch) <= tonumber(ARGV[1]) then redis.call('HSET', KEYS[2], ARGV[2], ARGV[3]) end
+  local epoch = redis.call('GET', 'APP:epoch') or '0'
+  if tonumber(epoch) <= tonumber(ARGV[1]) then redis.call('HSET', KEYS[1], ARGV[2], ARGV[3]) end
   return epoch
 end
 

@@ -88,6 +88,11 @@ impl Keys {
         self.in_partition(event::partition(&who), format_args!("g:{limit}:{who}"))
     }
 
+    /// Hash of what the workers of a function have counted: name -> number.
+    pub fn counts(&self, function: &str) -> String {
+        self.of(format_args!("counts:{function}"))
+    }
+
     /// Samples of a function, one a minute.
     pub fn samples(&self, function: &str) -> String {
         self.of(format_args!("samples:{function}"))

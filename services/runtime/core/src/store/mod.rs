@@ -31,7 +31,8 @@
 //! | `APP:gaps` | hash | stream -> [`Gap`] as JSON: what came after the backup that was restored | never |
 //! | `APP:epoch` | string | time of the last such recovery | never |
 //! | `APP:edges`, `APP:edges:at` | hash | `SOURCE\tTYPE\tFUNCTION` -> events that went that way, and time of the last | with either function |
-//! | `APP:counts` | hash | `FUNCTION\tCOUNT` -> events, runs by duration and microseconds over all workers there ever were | with the function |
+//! | `APP:counts:FUNCTION` | hash | name -> events, runs by duration and microseconds over all workers there ever were | with the function |
+//! | `APP:letters:owners` | hash | group of dead letters -> who sees to it, as JSON | a month |
 //! | `APP:samples:FUNCTION` | sorted set | a sample a minute, as the console took it, as JSON, by its time | after a day |
 //! | `APP:functions` | hash | function -> its manifest and the time at which it was let in, as JSON | never |
 //! | `APP:history` | hash | function -> its [`History`](crate::model::history::History) as JSON: what it acted on, and from where on | never |

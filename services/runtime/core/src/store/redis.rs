@@ -10,6 +10,7 @@ mod notices;
 mod connection;
 mod counts;
 mod outboxes;
+mod owners;
 mod progress;
 mod regress;
 mod rows;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use opentelemetry::trace::TraceId;
 
+use oncue_core::bus::services::DURATION_BOUNDS;
 use oncue_telemetry::SpanIds;
 use oncue_telemetry::metrics::{Exemplar, Histogram, Timings};
 
@@ -19,16 +20,6 @@ use oncue_telemetry::metrics::{Exemplar, Histogram, Timings};
 /// Values of `error.type` [OpenTelemetry, recording errors], success being the absence of it. A
 /// class of the author counts as `error`, so that the number of series is bounded.
 const ENDS: [&str; 5] = ["", "error", "rejected", "panic", "timeout"];
-
-/// Upper bounds in microseconds. Those of the conventions begin at 5 ms, where most handlers are long done; among these
-/// are all of them.
-///
-/// From 100 µs to 10 s; all 14 bounds that the messaging and FaaS conventions advise are among
-/// these 19.
-pub(crate) const BOUNDS: [u64; 19] = [
-    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 75_000, 100_000, 250_000, 500_000,
-    750_000, 1_000_000, 2_500_000, 5_000_000, 7_500_000, 10_000_000,
-];
 
 /// Counts of one worker, shared by all its parts. Atomics are relaxed: each number is right by
 /// itself, and two that are read together may be an event apart.
@@ -173,7 +164,7 @@ impl Counters {
 
     /// All runs: how many in each bucket, and nanoseconds in sum.
     pub fn runs(&self) -> (Vec<u64>, u64) {
-        let mut all = vec![0; BOUNDS.len() + 1];
+        let mut all = vec![0; DURATION_BOUNDS.len() + 1];
         let mut nanos = 0;
         for histogram in &self.runs {
             nanos += histogram.nanos.load(Ordering::Relaxed);
@@ -202,7 +193,7 @@ impl Counters {
 #[derive(Default)]
 struct AtomicHistogram {
     /// Not cumulative; the last is for what is longer than every bound.
-    counts: [AtomicU64; BOUNDS.len() + 1],
+    counts: [AtomicU64; DURATION_BOUNDS.len() + 1],
     /// Nanoseconds in sum.
     nanos: AtomicU64,
     /// The last sampled run, by bucket.
@@ -226,7 +217,7 @@ impl AtomicHistogram {
     /// it.
     fn record(&self, elapsed: Duration, ids: Option<&SpanIds>) {
         let micros = elapsed.as_nanos().div_ceil(1000) as u64;
-        let bucket = BOUNDS.partition_point(|bound| *bound < micros);
+        let bucket = DURATION_BOUNDS.partition_point(|bound| *bound < micros);
         self.counts[bucket].fetch_add(1, Ordering::Relaxed);
         self.nanos
             .fetch_add(elapsed.as_nanos() as u64, Ordering::Relaxed);
@@ -251,7 +242,10 @@ impl AtomicHistogram {
             at: sampled.at,
         });
         Histogram {
-            bounds: BOUNDS.iter().map(|micros| *micros as f64 / 1e6).collect(),
+            bounds: DURATION_BOUNDS
+                .iter()
+                .map(|micros| *micros as f64 / 1e6)
+                .collect(),
             counts: counts.map(|count| count.load(Ordering::Relaxed)).collect(),
             sum: self.nanos.load(Ordering::Relaxed) as f64 / 1e9,
             exemplars: exemplars.collect(),

@@ -9,14 +9,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use oncue_core::bus::services::{
-    DurationHistogram, ServiceEndpoint, ServiceInstance, ServiceStats, WorkerStats,
+    DURATION_BOUNDS, DurationHistogram, ServiceEndpoint, ServiceInstance, ServiceStats, WorkerStats,
 };
 use oncue_core::bus::{Bus, BusError};
 use oncue_core::model::manifest::Manifest;
 use oncue_proto::event;
 use serde_json::{Value, json};
 
-use crate::worker::counters::{BOUNDS, Counters};
+use crate::worker::counters::Counters;
 use crate::worker::in_flight::InFlight;
 
 /// State that a worker's answers are made of.
@@ -111,7 +111,9 @@ impl Identity {
             dead: get(&counters.dead),
             waiting_outputs: get(&counters.waiting_outputs),
             duration_ms: DurationHistogram {
-                bounds: BOUNDS.map(|micros| micros as f64 / 1000.0).to_vec(),
+                bounds: DURATION_BOUNDS
+                    .map(|micros| micros as f64 / 1000.0)
+                    .to_vec(),
                 counts,
             },
         };

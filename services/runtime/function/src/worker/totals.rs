@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use oncue_core::bus::services::DURATION_BOUNDS;
 use oncue_core::store::Store;
 use parking_lot::Mutex;
 
-use crate::worker::counters::{BOUNDS, Counters};
+use crate::worker::counters::Counters;
 
 /// Between two reports. A worker that is killed takes with it what it counted since the last.
 const REPORT_INTERVAL: Duration = Duration::from_secs(2);
@@ -75,7 +76,7 @@ fn counts(counters: &Counters) -> BTreeMap<String, u64> {
     ] {
         all.insert(name.to_owned(), counter.load(Ordering::Relaxed));
     }
-    let bounds = BOUNDS.iter().map(u64::to_string);
+    let bounds = DURATION_BOUNDS.iter().map(u64::to_string);
     for (bound, count) in bounds.chain(["inf".to_owned()]).zip(runs) {
         all.insert(format!("run:{bound}"), count);
     }

@@ -7,9 +7,6 @@ use redis::cmd;
 
 use super::{Store, StoreError};
 
-/// Hash of the counts: `FUNCTION\tCOUNT` -> number.
-const COUNTS: &str = "counts";
-
 impl Store {
     /// Adds to the counts of a function, in one step.
     ///
@@ -24,45 +21,33 @@ impl Store {
         if added.is_empty() {
             return Ok(());
         }
+        let key = self.keys.counts(function);
         let mut pipe = redis::pipe();
         pipe.atomic();
         for (name, count) in added {
-            pipe.cmd("HINCRBY")
-                .arg(self.keys.of(COUNTS))
-                .arg(format!("{function}\t{name}"))
-                .arg(count)
-                .ignore();
+            pipe.cmd("HINCRBY").arg(&key).arg(name).arg(count).ignore();
         }
         Ok(pipe.exec_async(&mut self.connection()).await?)
     }
 
-    /// Counts of all functions, by function and name.
+    /// Counts of all functions that were let in, by function and name.
     pub async fn counts(&self) -> Result<BTreeMap<String, BTreeMap<String, u64>>, StoreError> {
-        let fields: Vec<(String, u64)> = cmd("HGETALL")
-            .arg(self.keys.of(COUNTS))
-            .query_async(&mut self.connection())
-            .await?;
-        let mut all: BTreeMap<String, BTreeMap<String, u64>> = BTreeMap::new();
-        for (field, count) in fields {
-            if let Some((function, name)) = field.split_once('\t') {
-                let counts = all.entry(function.to_owned()).or_default();
-                counts.insert(name.to_owned(), count);
-            }
+        let functions = self.registered().await?;
+        let mut pipe = redis::pipe();
+        for function in &functions {
+            pipe.cmd("HGETALL").arg(self.keys.counts(function));
         }
-        Ok(all)
+        if functions.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let counts: Vec<BTreeMap<String, u64>> = pipe.query_async(&mut self.connection()).await?;
+        Ok(functions.into_iter().zip(counts).collect())
     }
 
     /// Forgets the counts of a function.
     pub(super) async fn forget_counts(&self, function: &str) -> Result<(), StoreError> {
-        let known = self.counts().await?;
-        let Some(counts) = known.get(function).filter(|counts| !counts.is_empty()) else {
-            return Ok(());
-        };
-        let mut forget = cmd("HDEL");
-        forget.arg(self.keys.of(COUNTS));
-        for name in counts.keys() {
-            forget.arg(format!("{function}\t{name}"));
-        }
+        let mut forget = cmd("DEL");
+        forget.arg(self.keys.counts(function));
         Ok(forget.exec_async(&mut self.connection()).await?)
     }
 

@@ -278,8 +278,7 @@ impl Store {
         let mut record = cmd("FCALL");
         record
             .arg(self.function.replace("commit", "regressed"))
-            .arg(2)
-            .arg(self.keys.of(EPOCH))
+            .arg(1)
             .arg(&key);
         record.arg(epoch).arg("start").arg(&json);
         match record.exec_async(&mut self.connection()).await {
@@ -403,8 +402,7 @@ impl Store {
         let mut record = cmd("FCALL");
         record
             .arg(self.function.replace("commit", "regressed"))
-            .arg(2)
-            .arg(self.keys.of(EPOCH))
+            .arg(1)
             .arg(self.keys.regressed(function));
         record.arg(epoch).arg(&self.own.name).arg(json);
         match record.query_async::<u64>(&mut connection).await {
