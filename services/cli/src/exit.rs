@@ -53,6 +53,16 @@ impl Failure {
         )
     }
 
+    /// Failure of two things, each with its remedy.
+    pub fn and(mut self, other: &Self) -> Self {
+        if let Some(advice) = self.advice.take() {
+            self.what = format!("{}\n  {advice}", self.what);
+        }
+        self.what = format!("{}\noncue: {}", self.what, other.what);
+        self.advice.clone_from(&other.advice);
+        self
+    }
+
     pub fn advise(mut self, advice: impl Into<String>) -> Self {
         self.advice = Some(advice.into());
         self

@@ -11,6 +11,7 @@ mod services;
 mod settings;
 mod terminal;
 mod when;
+mod who;
 
 use std::process::ExitCode;
 

@@ -14,6 +14,7 @@ mod supervisor;
 
 // Programs, and where they listen.
 mod account;
+mod clean_end;
 mod data_lock;
 mod lock;
 mod port_check;
@@ -31,7 +32,7 @@ mod service;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use oncue_admin::stores::rights::{Rights, Role};
@@ -152,6 +153,10 @@ struct Launch {
     consent: apply::Consent,
     /// Whether nothing but the servers is started.
     is_servers_alone: bool,
+    /// Folder of the servers' data.
+    data: PathBuf,
+    /// nats-server, once it is started here.
+    nats: OnceLock<StartedNats>,
     /// Folder where workers write down what they have in hand.
     hands: PathBuf,
     /// Folder of the log files.
@@ -216,6 +221,8 @@ pub async fn run(args: Args, mut settings: Settings) -> Result<u8, Failure> {
         profile: args.profile,
         consent: args.consent,
         is_servers_alone: args.servers,
+        data: args.data,
+        nats: OnceLock::new(),
         hands: hands?,
         logs: logs?,
         settings,
@@ -242,11 +249,18 @@ pub async fn run(args: Args, mut settings: Settings) -> Result<u8, Failure> {
     let log = supervisor.log.clone();
     log.note("stopping: what is in flight is finished first (Ctrl-C again kills)");
     tokio::select! {
-        () = supervisor.drain() => {}
+        () = launch.stop(&mut supervisor) => {}
         _ = stop.recv() => supervisor.kill().await,
     }
     log.note(&format!("stopped in {} ms", stopping.elapsed().as_millis()));
     outcome
+}
+
+/// A nats-server that was started here.
+struct StartedNats {
+    status: Arc<ProcessStatus>,
+    /// Whether the one before it on the same data ended in order.
+    has_lost_nothing: bool,
 }
 
 /// Servers that run, and what the programs say of their events.
@@ -342,6 +356,13 @@ impl Launch {
         }
         let pools = Arc::new(Mutex::new(pools));
         let store = settings.store().await?;
+        if self.has_lost_nothing() {
+            let server = bus.server_id();
+            for manifest in &self.manifests {
+                let counted = store.count_as_restored(&manifest.name, &server).await;
+                counted.map_err(Failure::silent)?;
+            }
+        }
         let upkeep = Upkeep::new(&bus, &store, &settings.config);
         // Before the first worker starts, so that none starts that is not to be.
         let taken = bounds::take_over(&bus, &pools, &settings.config, &supervisor.log).await;
@@ -378,11 +399,50 @@ impl Launch {
                 &contracts.catalog,
             ))?;
         }
+        let is_known = clean_end::take(&self.data);
+        let is_new = clean_end::is_new(&self.data);
         let (nats, _redis) = tokio::try_join!(
             servers::start(&self.plan.nats, &settings.config, supervisor),
             servers::start(&self.plan.redis, &settings.config, supervisor)
         )?;
+        if let Some(nats) = &nats {
+            // A NATS without data has lost nothing where Redis knows nothing either.
+            let is_new = is_new && settings.store().await?.is_used().await == Ok(false);
+            let _ = self.nats.set(StartedNats {
+                status: nats.clone(),
+                has_lost_nothing: is_known || is_new,
+            });
+        }
         Ok(StartedServers { nats, contracts })
+    }
+
+    /// Stops everything in order, and notes whether nats-server has lost nothing by it.
+    async fn stop(&self, supervisor: &mut Supervisor) {
+        let leaves_nothing = tokio::time::timeout(HEALTH_TIMEOUT, self.leaves_nothing()).await;
+        supervisor.drain().await;
+        let nats = self.nats.get();
+        if leaves_nothing == Ok(true) && nats.is_some_and(|nats| nats.status.ended_in_order()) {
+            clean_end::write(&self.data);
+        }
+    }
+
+    /// Whether nats-server was started here, and the one before it on the same data ended in order.
+    fn has_lost_nothing(&self) -> bool {
+        self.nats.get().is_some_and(|nats| nats.has_lost_nothing)
+    }
+
+    async fn leaves_nothing(&self) -> bool {
+        let Some(nats) = self.nats.get().filter(|nats| nats.status.ends() == 0) else {
+            return false;
+        };
+        if nats.has_lost_nothing {
+            return true;
+        }
+        let (Ok(bus), Ok(store)) = (self.settings.bus().await, self.settings.store().await) else {
+            return false;
+        };
+        let asked = clean_end::is_all_restored(&self.manifests, &bus, &store);
+        asked.await.unwrap_or(false)
     }
 
     /// Lets programs in as they lie there now, by `oncue.toml` as it is now: the named ones, or all. Returns what was changed, a line
@@ -633,16 +693,21 @@ fn chosen(args: &Args, settings: &Settings) -> Result<Vec<String>, Failure> {
 async fn plan(args: &Args, settings: &Settings) -> Result<Plan, Failure> {
     let config = &settings.config;
     if !args.servers {
-        port_check::must_be_free(
+        let gateway = port_check::must_be_free(
             "the gateway",
             &config.gateway.listen,
             "[gateway] listen in oncue.toml, or ONCUE_GATEWAY_LISTEN",
-        )?;
-        port_check::must_be_free(
+        );
+        let console = port_check::must_be_free(
             "the console",
             &config.console.listen,
             "[console] listen in oncue.toml, or ONCUE_CONSOLE_LISTEN",
-        )?;
+        );
+        // Both at once: whoever mends one wants to know of the other.
+        match (gateway, console) {
+            (Err(one), Err(other)) => return Err(one.and(&other)),
+            (one, other) => one.and(other)?,
+        }
     }
     let (nats, redis) = tokio::join!(
         servers::nats(args, settings),

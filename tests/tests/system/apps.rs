@@ -374,7 +374,7 @@ async fn what_is_heard_by_nobody_is_told_of() {
     assert!(text.contains("paused"), "{text}");
     let (code, text) = oncue(&cluster, &["map", "--drift"]);
     assert!(
-        code != 0 && text.contains("web.page.viewd, from clients"),
+        code != 0 && text.contains("web.page.viewd, which somebody has published"),
         "{text}"
     );
     assert!(!text.contains("not used for"), "a young app: {text}");

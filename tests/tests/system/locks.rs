@@ -14,6 +14,7 @@ use oncue_core::store::Store;
 use oncue_tests::cluster::{
     Cluster, Process, free_port, in_repository, send, until, wait_for_port,
 };
+use oncue_tests::http::{JSON, request};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
@@ -39,6 +40,8 @@ impl Locked {
         cluster.set("ONCUE_NATS_URL", &format!("nats://127.0.0.1:{nats}"));
         cluster.set("ONCUE_NATS_MONITOR", &format!("127.0.0.1:{}", free_port()));
         cluster.set("ONCUE_REDIS_URL", &format!("redis://127.0.0.1:{redis}"));
+        let console = format!("127.0.0.1:{}", free_port());
+        cluster.set("ONCUE_CONSOLE_LISTEN", &console);
         let up = cluster.up().await;
         let keys = cluster.dir.join(".oncue/keys");
         let locked = Self {
@@ -976,6 +979,143 @@ async fn credentials_are_replaced_under_load_and_the_old_ones_open_nothing() {
         "only {} events came",
         stream.state.last_seq
     );
+}
+
+/// What Redis has refused anybody since it started, as it remembers it.
+fn refused(locked: &Locked) -> String {
+    let password = std::fs::read_to_string(locked.keys.join("operator.redis"));
+    let password = password.expect("the operator has a password");
+    let port = locked.redis.to_string();
+    let output = std::process::Command::new("redis-cli")
+        .args(["-p", &port, "--user", "app.operator", "--no-auth-warning"])
+        .args(["-a", password.trim(), "ACL", "LOG"])
+        .output()
+        .expect("redis-cli");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Rights that are too few show late, and often only as something that is not done: everybody does what they are there for, and
+/// neither server has refused anything.
+#[tokio::test]
+async fn nobody_is_refused_what_they_need() {
+    let mut locked = Locked::start().await;
+    let config = locked.cluster.config();
+    let gateway: std::net::SocketAddr = config.gateway.listen.parse().expect("an address");
+    let console: std::net::SocketAddr = config.console.listen.parse().expect("an address");
+    let get = async |at, path: &str| request(at, "GET", path, &[], "").await.status;
+    // Clients of the gateway, and a letter.
+    let view = r#"{"page":"/a","visitor":"v"}"#;
+    let wait = [JSON, ("prefer", "wait=5")];
+    for n in 0..12 {
+        let key = format!("view-{n}");
+        let headers = [wait[0], wait[1], ("idempotency-key", key.as_str())];
+        let sent = request(
+            gateway,
+            "POST",
+            "/v1/events/web.page.viewed",
+            &headers,
+            view,
+        )
+        .await;
+        assert!(sent.status == 200 || sent.status == 202, "{}", sent.text());
+        assert!(get(gateway, &format!("/v1/flows/{key}")).await == 200);
+    }
+    let stored = request(gateway, "PUT", "/v1/files/a.txt", &[], "no picture").await;
+    assert!(stored.status < 300, "{}", stored.text());
+    let mut anybody = Raw::connect(locked.nats, None).await;
+    anybody.publish("web.page.viewed", "", "garbage").await;
+    anybody.done().await;
+    until("the letter", async || {
+        let (_, letters) = locked.oncue_async(&["dlq", "ls", "--json"]).await;
+        letters.contains("group").then_some(())
+    })
+    .await;
+    wait_for_port(console.port()).await;
+    // People at the console and at the terminal.
+    for path in [
+        "functions/count-views",
+        "events?type=web.page.viewed",
+        "flows",
+        "types",
+        "find",
+        "drift",
+        "letters",
+        "doctor",
+        "logs?function=count-views",
+        "notices",
+        "schedules",
+        "streams",
+        "streams/web/messages",
+        "tables",
+        "tables/pages",
+        "search?q=view-1",
+    ] {
+        let status = get(console, &format!("/api/{path}")).await;
+        assert_eq!(status, 200, "{path}");
+    }
+    assert_eq!(get(console, "/metrics").await, 200);
+    let backup = locked.cluster.dir.join("backup").display().to_string();
+    for command in [
+        &["ps"][..],
+        &["map"],
+        &[
+            "map",
+            "--drift",
+            "--ignore",
+            "unheard",
+            "--ignore",
+            "untriggered",
+        ],
+        &["audit"],
+        &["doctor"],
+        &["find", "--limit", "3"],
+        &["flow", "view-1", "--rows"],
+        &["state", "ls", "pages"],
+        &["check"],
+        &["apply"],
+        &["pause", "count-views"],
+        &["resume", "count-views"],
+        &["keys", "add", "shop"],
+        &["keys", "ls"],
+        &["scale", "count-views", "--max", "2", "--reason", "a test"],
+        &["scale", "count-views", "--reset"],
+        &["restart", "rank-pages"],
+        &["backup", &backup],
+        &["dlq", "redrive", "--all", "--yes"],
+        &["dlq", "drop", "--all", "--yes", "--why", "a test"],
+        &["rights", "--check"],
+    ] {
+        let (code, said) = locked.oncue_async(command).await;
+        // What is found is another matter than what is refused.
+        assert!(
+            code == Some(0) || code == Some(1),
+            "{command:?}: {code:?} {said}"
+        );
+        assert!(
+            !said.contains("NoPerm") && !said.contains("ermissions"),
+            "{command:?}: {said}"
+        );
+    }
+    // Workers look after what is left every few seconds, and a minute of the console is kept.
+    tokio::time::sleep(std::time::Duration::from_secs(15)).await;
+    assert_eq!(refused(&locked).trim(), "");
+    let log = locked.up.log();
+    for words in ["ermissions Violation", "ermissions violation", "NoPerm"] {
+        assert!(!log.contains(words), "{log}");
+    }
+    // The twin: what somebody may not do is in that log.
+    let store = locked.store().await;
+    let mut few = vec!["resetkeys".to_owned()];
+    few.push("~app:nothing".to_owned());
+    store
+        .set_user("app.fn.count-views", &few)
+        .await
+        .expect("set");
+    until("a refusal is seen", async || {
+        (!refused(&locked).trim().is_empty()).then_some(())
+    })
+    .await;
+    locked.up.kill();
 }
 
 /// Who keeps the data elsewhere need not say so to each command.

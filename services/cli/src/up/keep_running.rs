@@ -124,7 +124,9 @@ async fn run_once(
         if !keeper.stop.is_cancelled() {
             let_finish(&mut child, &spec.name, keeper).await;
         }
-        end(&mut child, &spec.name, keeper).await;
+        if end(&mut child, &spec.name, keeper).await {
+            status.set_ended_in_order();
+        }
     }
     // It has been waited for just now: from here on its process id may be given to somebody else.
     keeper.guard.forget(pid);
@@ -149,15 +151,15 @@ async fn let_finish(child: &mut Child, name: &str, keeper: &Keeper) {
     }
 }
 
-/// Asks the process to stop, waits, and kills it with its group only when it does not.
-async fn end(child: &mut Child, name: &str, keeper: &Keeper) {
+/// Asks the process to stop, waits, and kills it with its group only when it does not. Whether it was not killed.
+async fn end(child: &mut Child, name: &str, keeper: &Keeper) -> bool {
     let Some(pid) = process_id(child) else {
-        return;
+        return true;
     };
     if !keeper.kill.is_cancelled() {
         let _ = kill_process(pid, Signal::TERM);
         tokio::select! {
-            _ = child.wait() => return,
+            ended = child.wait() => return ended.is_ok_and(|ended| ended.signal().is_none()),
             () = tokio::time::sleep(STOP_TIMEOUT) => {
                 keeper.log.warn(&format!("{name} does not stop within {STOP_TIMEOUT:?}; killing it"));
             }
@@ -167,6 +169,7 @@ async fn end(child: &mut Child, name: &str, keeper: &Keeper) {
     // With its group: what it has started itself has no other parent left that would.
     let _ = kill_process_group(pid, Signal::KILL);
     let _ = child.wait().await;
+    false
 }
 
 /// Process id as long as the process has not been waited for, and so cannot be another's.

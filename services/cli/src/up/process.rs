@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -50,6 +50,7 @@ pub struct ProcessStatus {
     pid: AtomicU32,
     ends: AtomicU32,
     phase: AtomicU8,
+    ended_in_order: AtomicBool,
     retire: CancellationToken,
     last_lines: Mutex<VecDeque<String>>,
 }
@@ -62,6 +63,15 @@ impl ProcessStatus {
 
     pub fn set_pid(&self, pid: u32) {
         self.pid.store(pid, Ordering::Relaxed);
+    }
+
+    /// Whether the process has ended by itself once it was told to, and was not killed.
+    pub fn ended_in_order(&self) -> bool {
+        self.ended_in_order.load(Ordering::Relaxed)
+    }
+
+    pub fn set_ended_in_order(&self) {
+        self.ended_in_order.store(true, Ordering::Relaxed);
     }
 
     /// How often the process ended on its own.

@@ -70,7 +70,9 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     };
     let declared = &settings.config.functions;
     // Declared ones also where nobody runs them: what is missing is what one looks for.
-    let names: BTreeSet<&String> = declared.keys().chain(overview.running()).collect();
+    // And those that are gone from oncue.toml and not from the servers, for which events wait.
+    let known = declared.keys().chain(overview.running());
+    let names: BTreeSet<&String> = known.chain(overview.consumers.keys()).collect();
     let lines: Vec<FunctionRow> = names
         .into_iter()
         .map(|name| {
@@ -244,6 +246,12 @@ fn complaint(line: &FunctionRow) -> Option<String> {
     if line.state == FunctionState::Failing {
         return Some(format!(
             "{name}: a worker keeps ending; what it says is in the log of `oncue up`"
+        ));
+    }
+    if line.state == FunctionState::Stopped && line.max.is_none() {
+        let waiting = line.pending;
+        return Some(format!(
+            "{name}: oncue.toml does not name it, and {waiting} events wait for it; `oncue remove {name}` takes it off the servers"
         ));
     }
     if line.state == FunctionState::Stopped && line.max != Some(0) {

@@ -211,6 +211,17 @@ async fn publish_one(
         .publish(&envelope)
         .await
         .map_err(|e| Failure::failed(format_args!("event {id}: {e}")))?;
+    if ack.duplicate {
+        // As far as the stream still holds it.
+        let earlier = bus.message_at(&ack.stream, ack.sequence).await;
+        let earlier = earlier.map_err(Failure::silent)?;
+        if earlier.is_some_and(|earlier| earlier.payload != envelope.payload) {
+            return Err(Failure::failed(format_args!(
+                "id {id:?} belongs to an event with another content; nothing was taken"
+            ))
+            .advise("an id names one event for ever; leave --id out for a new one"));
+        }
+    }
     Ok(PublishedEvent { id, trace, ack })
 }
 

@@ -43,7 +43,10 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     }
     say(paint(
         GOOD,
-        format_args!("{replaced} processes are replaced."),
+        match replaced {
+            1 => "1 process is replaced.".to_owned(),
+            many => format!("{many} processes are replaced."),
+        },
     ));
     Ok(exit::OK)
 }

@@ -1,5 +1,6 @@
 //! `oncue restore`: puts a backup back on servers that hold nothing of the app.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -37,7 +38,9 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let streams = backup::in_the_way(&bus, &contents).await;
     let streams = streams.map_err(Failure::silent)?;
     let is_used = store.is_used().await.map_err(Failure::silent)?;
+    let mut lasts = BTreeMap::new();
     if !streams.is_empty() || is_used {
+        lasts = last_sequences(&streams, &bus).await?;
         clear(args, &streams, is_used, &bus, &store).await?;
     }
     let restored = backup::restore(&bus, &store, &args.dir, &contents, &mut |line| {
@@ -56,6 +59,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         format_args!("The app {app} is as it was at {begun}."),
     ));
     tell_gaps(&store).await?;
+    tell_removed(&contents, lasts);
     remark(paint(
         DIM,
         "Start the workers, and look at `oncue audit` when they have caught up.",
@@ -97,6 +101,37 @@ async fn tell_gaps(store: &Store) -> Result<(), Failure> {
         ));
     }
     Ok(())
+}
+
+/// Last sequence of each stream with events that is about to be removed.
+async fn last_sequences(streams: &[String], bus: &Bus) -> Result<BTreeMap<String, u64>, Failure> {
+    let mut lasts = BTreeMap::new();
+    for name in streams.iter().filter(|name| !is_bucket(name)) {
+        let info = bus.stream_info(name).await.map_err(Failure::silent)?;
+        lasts.insert(name.clone(), info.state.last_seq);
+    }
+    Ok(lasts)
+}
+
+/// Names what the streams that were removed had and the backup has not.
+fn tell_removed(contents: &Contents, lasts: BTreeMap<String, u64>) {
+    for (stream, last) in lasts {
+        let saved = contents.streams.iter().find(|saved| saved.name == stream);
+        let saved = saved.map_or(0, |saved| saved.last);
+        if last > saved {
+            say(format_args!(
+                "{} {stream}: sequences {} to {} came after the backup and were removed; their senders must send them again",
+                paint(CHANGED, "warning:"),
+                number(saved + 1),
+                number(last)
+            ));
+        }
+    }
+}
+
+/// Whether a stream is that behind a bucket of files or values, and holds no events.
+fn is_bucket(name: &str) -> bool {
+    name.starts_with("KV_") || name.starts_with("OBJ_")
 }
 
 /// Removes what is there, if that was asked for.

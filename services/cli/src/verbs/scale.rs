@@ -8,6 +8,7 @@ use oncue_proto::event;
 use crate::exit::{self, Failure};
 use crate::settings::Settings;
 use crate::terminal::paint::{CHANGED, GOOD, NAME, paint, remark, say};
+use crate::who;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -47,7 +48,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         min,
         max: args.max.unwrap_or(of_file.max.max(min)),
         at: event::now_ms(),
-        by: std::env::var("USER").unwrap_or_default(),
+        by: who::who(),
         reason: args.reason.clone().unwrap_or_default(),
     };
     set.check().map_err(Failure::usage)?;

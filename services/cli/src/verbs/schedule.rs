@@ -10,6 +10,7 @@ use crate::exit::{self, Failure};
 use crate::settings::Settings;
 use crate::terminal::paint::{CHANGED, DIM, GOOD, NAME, paint, remark, say};
 use crate::terminal::table::{self, Cell, text};
+use crate::who;
 
 /// Source of an event that is fired from here.
 const SOURCE: &str = "/oncue/cli";
@@ -209,7 +210,7 @@ async fn fire(name: &str, settings: &Settings) -> Result<u8, Failure> {
 
 async fn pause(name: &str, settings: &Settings) -> Result<u8, Failure> {
     let bus = settings.bus().await?;
-    let by = std::env::var("USER").unwrap_or_default();
+    let by = who::who();
     let paused = schedules::pause(&bus, &settings.config, name, &by).await;
     paused.map_err(failure)?;
     say(format_args!(

@@ -212,10 +212,14 @@ fn unheard(topology: &Topology, observed: &Observed) -> Vec<Finding> {
     unheard
         .map(|ty| {
             let by = topology.emitters(ty);
-            let by = if by.is_empty() { "clients".to_owned() } else { by.join(", ") };
+            let by = if by.is_empty() {
+                "which somebody has published".to_owned()
+            } else {
+                format!("from {}", by.join(", "))
+            };
             let advice = "write the function that acts on it, let clients hear it ([gateway] stream), stop emitting it, or accept it \
                           with `oncue map --drift --ignore unheard`";
-            finding(Kind::Unheard, format!("{ty}, from {by}, has no function that acts on it"), advice)
+            finding(Kind::Unheard, format!("{ty}, {by}, has no function that acts on it"), advice)
         })
         .collect()
 }

@@ -297,7 +297,9 @@ async fn ask(program: Program) -> Result<Vec<u8>, String> {
     if output.status.success() {
         Ok(output.stdout)
     } else {
+        // A host says last, in a line, what its child has said at length.
         let why = String::from_utf8_lossy(&output.stderr);
-        Err(format!("{}: {}", output.status, why.trim()))
+        let why = why.trim().lines().last().unwrap_or_default();
+        Err(format!("{}: {why}", output.status))
     }
 }

@@ -82,7 +82,10 @@ def main(arguments: list[str]) -> int:
         hello.hello.contract = function.contract()
     except Exception as e:
         traceback.print_exc()
-        why = str(e) if not _place(e.__traceback__) else f"{_place(e.__traceback__)}: {type(e).__name__}: {e}"
+        place = _place(e.__traceback__)
+        if isinstance(e, SyntaxError) and e.filename:
+            place = f"{os.path.relpath(e.filename)}:{e.lineno}"
+        why = f"{place}: {type(e).__name__}: {e}" if place else str(e)
         fatal = _wire.Frame()
         fatal.fatal.sentence = why
         connection.send(fatal)

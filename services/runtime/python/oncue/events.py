@@ -21,4 +21,5 @@ def __getattr__(name: str) -> Any:
     try:
         return message(name)
     except _contract.ContractError as e:
-        raise AttributeError(str(e)) from None
+        # Of an AttributeError `from oncue.events import NAME` says no word.
+        raise ImportError(str(e)) from None

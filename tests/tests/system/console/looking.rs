@@ -234,9 +234,7 @@ async fn versions_of_a_function_are_compared() {
     let former = json!({ "at": before, "rate": 10.0, "failed": 0.0, "dead": 0.0, "lag": 0, "in_flight": 0, "ms": 0.7,
         "version": "8", "starts": 0, "work": { "8": { "applied": 600, "failed": 200, "dead": 1, "runs": { "3": 800 } } } });
     let former = former.to_string();
-    let kept = console
-        .store
-        .add_sample("count", before, &former);
+    let kept = console.store.add_sample("count", before, &former);
     kept.await.expect("Redis takes it");
     let mut versions = Value::Null;
     // One minute and what is left of this one.

@@ -335,7 +335,7 @@ async fn a_grown_app_is_changed_checked_restarted_and_cut_back_under_orders() {
         .await;
     shop.under_orders("a restart of one function", async || {
         let restart = shop.oncue(&["restart", "draw-invoice"]);
-        restart.says(0, &["draw-invoice", "1 processes are replaced"]);
+        restart.says(0, &["draw-invoice", "1 process is replaced"]);
     })
     .await;
     shop.under_orders("a restart of all", async || {

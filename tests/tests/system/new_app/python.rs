@@ -255,3 +255,42 @@ async fn a_locked_redis_that_was_emptied_is_recovered_as_it_is_said() {
     assert!(output.stdout.is_empty(), "{}", text(&output));
     assert_eq!(refused(&cluster, &app, &redis).trim(), "");
 }
+
+/// Whoever stops and starts an app finds nothing published twice; where nobody knows how nats-server ended, outputs are published
+/// again, as after a power cut.
+#[tokio::test]
+async fn a_nats_that_ended_in_order_has_nothing_published_again() {
+    let Workplace {
+        mut cluster, app, ..
+    } = Workplace::open("python", install).await;
+    let nats = format!("nats://127.0.0.1:{}", free_port());
+    let redis = format!("redis://127.0.0.1:{}", free_port());
+    cluster.set("ONCUE_NATS_URL", &nats);
+    cluster.set("ONCUE_REDIS_URL", &redis);
+    cluster.set("ONCUE_NATS_MONITOR", &format!("127.0.0.1:{}", free_port()));
+    let again = "published again what it may have lost";
+    let note = app.join(".oncue/nats-ended");
+    for round in 0..3 {
+        let is_known = note.is_file();
+        assert_eq!(is_known, round > 0, "round {round}");
+        if round == 2 {
+            std::fs::write(&note, "another run of the machine").expect("written");
+        }
+        let mut up = cluster.spawn("oncue", &["up"]);
+        up.wait_for_line("ready in").await;
+        assert!(!note.exists(), "it holds for one start");
+        let order = format!(r#"{{"order":"o{round}","customer":"ann","cents":1000}}"#);
+        let publish = ["pub", "shop.order.placed", &order, "--wait", "30"];
+        let output = cluster.output("oncue", &publish);
+        assert!(output.status.success(), "{}", text(&output));
+        if round == 2 {
+            up.wait_for_line(again).await;
+        } else {
+            // Workers look for it within their first seconds.
+            tokio::time::sleep(std::time::Duration::from_secs(4)).await;
+            assert!(!up.log().contains(again), "round {round}: {}", up.log());
+        }
+        up.signal("INT");
+        assert_eq!(up.exit().await, Some(0), "{}", up.log());
+    }
+}

@@ -102,8 +102,9 @@ fn word(value: &Value) -> String {
     }
 }
 
-/// Lines may quote events, and an escape sequence of a stranger must not steer the terminal.
+/// Lines may quote events, and an escape sequence of a stranger must not steer the terminal. A message of several lines is one.
 fn without_controls(text: &str) -> String {
+    let text = text.trim_end().replace('\n', " | ");
     text.replace(|c: char| c.is_control() && c != '\t', "\u{fffd}")
 }
 

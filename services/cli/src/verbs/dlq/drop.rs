@@ -11,6 +11,7 @@ use crate::terminal::confirm;
 use crate::terminal::paint::{BAD, BOLD, NAME, brief, number, say, width};
 use crate::terminal::table::{self, Cell, text};
 use crate::when;
+use crate::who::who;
 
 use super::target::Selection;
 
@@ -67,23 +68,6 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     ));
     Ok(exit::OK)
 }
-
-/// Value of an environment variable that is not empty.
-fn named(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
-}
-
-/// user@host, as far as they are known.
-pub(super) fn who() -> String {
-    let user = named("USER")
-        .or_else(|| named("LOGNAME"))
-        .unwrap_or_else(|| "somebody".to_owned());
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
-        .ok()
-        .or_else(|| named("HOSTNAME"));
-    format!("{user}@{}", host.as_deref().map_or("somewhere", str::trim))
-}
-
 pub async fn list(args: &ListArgs, settings: &Settings) -> Result<u8, Failure> {
     let records = dead_letters::dropped(&settings.bus().await?)
         .await

@@ -4,12 +4,13 @@ use std::io::Read as _;
 
 use oncue_admin::dead_letters::{self, Edit, LetterError, resend};
 
-use super::drop::{SOURCE, who};
+use super::drop::SOURCE;
 use super::target::Selection;
 use crate::exit::{self, Failure};
 use crate::settings::Settings;
 use crate::terminal::confirm;
 use crate::terminal::paint::{DIM, NAME, paint, remark, say};
+use crate::who::who;
 
 #[derive(clap::Args)]
 pub struct Args {

@@ -2,10 +2,10 @@
 
 use oncue_admin::dead_letters;
 
-use super::drop::who;
 use crate::exit::{self, Failure};
 use crate::settings::Settings;
 use crate::terminal::paint::{GOOD, NAME, paint, say};
+use crate::who::who;
 
 #[derive(clap::Args)]
 pub struct Args {

@@ -8,7 +8,7 @@ use crate::exit::Failure;
 
 #[derive(clap::Args, Debug, Default)]
 pub struct Selection {
-    /// A letter's number (`12`, `#12`), a group, or an event id.
+    /// A letter's number (`12`, `#12`), a group, an event id, or a function.
     #[arg(value_name = "TARGET")]
     targets: Vec<String>,
     /// Only letters of this function.
@@ -28,7 +28,7 @@ impl Selection {
         if self.targets.is_empty() && self.function.is_none() && self.reason.is_none() && !self.all
         {
             return Err(Failure::usage("which letters?").advise(
-                "name them by number, group or event id (see `oncue dlq ls`), or with --function, --reason or --all",
+                "name them by number, group, event id or function (see `oncue dlq ls`), or with --function, --reason or --all",
             ));
         }
         let mut meant = BTreeSet::new();
@@ -36,7 +36,7 @@ impl Selection {
             let found = meant_by(target, letters);
             if found.is_empty() {
                 return Err(Failure::usage(format_args!(
-                    "no letter, group or event is called {target}"
+                    "no letter, group, event or function with letters is called {target}"
                 ))
                 .advise("`oncue dlq ls --each` lists them"));
             }

@@ -118,6 +118,11 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     ));
     remark(paint(
         DIM,
+        "What Redis alone had is not in the streams: API keys, logins, limits of clients, counts, owners of letters, and rows that \
+         somebody has edited by hand. As far as it has lost these, make them anew.",
+    ));
+    remark(paint(
+        DIM,
         "When they have caught up (`oncue ps`), `oncue audit` tells whether anything is still missing: what a worker had \
          applied that did not live to say so may need an earlier --since.",
     ));
@@ -270,10 +275,11 @@ async fn unacked(plan: &Rewind, bus: &Bus) -> Result<Option<BTreeSet<u64>>, Fail
     }
     let ack_wait = Duration::from_nanos(plan.consumer.config.ack_wait);
     remark(format_args!(
-        "{}: {} events were in flight; they come again within {}",
+        "{}: {} events were in flight; they come again within {}, or later where a retry was put off (this waits for {} at most)",
         plan.function,
         number(in_flight as u64),
-        humantime::format_duration(ack_wait)
+        humantime::format_duration(ack_wait),
+        humantime::format_duration(ack_wait + IN_FLIGHT_WAIT)
     ));
     tokio::time::sleep(ack_wait).await;
     let deadline = Instant::now() + IN_FLIGHT_WAIT;

@@ -9,6 +9,7 @@ use crate::settings::Settings;
 use crate::terminal::confirm;
 use crate::terminal::paint::{BAD, DIM, GOOD, NAME, paint, remark, say};
 use crate::terminal::table::{self, Cell, text};
+use crate::who;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -58,7 +59,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     }
     let store = settings.store().await?;
     let sensitive = settings.catalog().await?.sensitive_names();
-    let by = std::env::var("USER").unwrap_or_default();
+    let by = who::who();
     let change = RowChange {
         table: &args.table,
         key: &args.key,

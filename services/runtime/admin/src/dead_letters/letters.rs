@@ -101,17 +101,18 @@ impl LetterFilter {
     }
 }
 
-/// Letters a person means by a word: a number (`12`, `#12`) comes before a group, and a group before an event id.
+/// Letters a person means by a word: a number (`12`, `#12`) comes before a group, that before an event id, and that before a function.
 /// Empty where nothing is meant. An event that failed in two functions has two letters, and both are meant.
 pub fn meant_by<'l>(target: &str, letters: &'l [Letter]) -> Vec<&'l Letter> {
     // As written, so that a group of digits with zeros in front is a group.
     let number = target.strip_prefix('#').unwrap_or(target);
-    let ways: [fn(&Letter) -> String; 3] = [
+    let ways: [fn(&Letter) -> String; 4] = [
         |letter| letter.number.to_string(),
         |letter| letter.group.clone(),
         |letter| letter.content.event_id.clone(),
+        |letter| letter.content.function.clone(),
     ];
-    for (name, wanted) in ways.into_iter().zip([number, target, target]) {
+    for (name, wanted) in ways.into_iter().zip([number, target, target, target]) {
         let found: Vec<&Letter> = letters.iter().filter(|l| name(l) == wanted).collect();
         if !found.is_empty() {
             return found;

@@ -62,7 +62,9 @@ pub enum LetterError {
         sequence: u64,
     },
     /// The event would be lost: it would be in no dead letter any more, and nobody would get it.
-    #[error("{function} has no consumer on {stream} ({source}); run `oncue apply`")]
+    #[error(
+        "{function} has no consumer on {stream} ({source}); put it into oncue.toml and run `oncue apply`, or drop the letter"
+    )]
     NoConsumer {
         function: String,
         stream: String,

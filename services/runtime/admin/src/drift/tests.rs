@@ -51,7 +51,7 @@ fn events_nobody_hears_and_functions_nobody_calls() {
         of(Kind::Unheard, &topology, &observed),
         [
             "a.b.out, from f, has no function that acts on it",
-            "a.b.stray, from clients, has no function that acts on it"
+            "a.b.stray, which somebody has published, has no function that acts on it"
         ]
     );
     assert_eq!(

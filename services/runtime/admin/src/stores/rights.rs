@@ -340,6 +340,7 @@ fn function_keys(manifest: &Manifest) -> Vec<KeyPattern> {
         read("streams", "sees whether NATS lost something"),
         read("history", "since when it acts on its types"),
         read("restoring", "sees whether it is being recovered"),
+        read("backup", "forgets no output while a backup is taken"),
         read("progress", "sees how far it is"),
         read("functions", "sees what is declared"),
     ]);

@@ -71,8 +71,8 @@ pub use self::ledger::{EDGES, EDGES_AT, FUNCTIONS, first_step, ledger_event};
 pub use self::ledger::{Entry, StepUpdate};
 pub use self::mark::{Mark, StreamPosition};
 pub use self::redis::{
-    KeptNotices, KeyedRow, NewerRow, RowEdit, RowPage, SAMPLES_MS, SentinelAnswer, Spent, Store,
-    StoredKey, StoredUser,
+    KeptNotices, KeyedRow, NewerRow, RESTORED_SECONDS, RowEdit, RowPage, SAMPLES_MS,
+    SentinelAnswer, Spent, Store, StoredKey, StoredUser,
 };
 pub use self::regression::Regression;
 pub use self::restoring::Restoring;

@@ -23,6 +23,9 @@ use oncue_proto::event;
 /// commit.
 const OUTBOXES_AT_A_TIME: usize = 256;
 
+/// Seconds for which a server counts as restored; longer than any runs without a look by a worker.
+pub const RESTORED_SECONDS: u64 = 30 * 24 * 3600;
+
 impl Store {
     /// Records that all messages of these outboxes are in their streams. With `keep` they stay until they are
     /// [removed](Self::remove_published), in case the streams lose them; else they go now.
@@ -292,6 +295,22 @@ impl Store {
     /// that is done.
     pub fn restored(function: &str, server: &str) -> String {
         format!("restored:{function}:{server}")
+    }
+
+    /// Whether what a NATS server may have lost of a function's outputs has been published again.
+    pub async fn is_restored(&self, function: &str, server: &str) -> Result<bool, StoreError> {
+        let mut left = cmd("TTL");
+        left.arg(lease_key(&self.keys, &Self::restored(function, server)));
+        let left: i64 = left.query_async(&mut self.connection()).await?;
+        // While somebody is at it the lease is a short one.
+        Ok(left > RESTORED_SECONDS as i64 / 2)
+    }
+
+    /// Takes it that a NATS server has lost nothing of a function's outputs: the one before it ended in order.
+    pub async fn count_as_restored(&self, function: &str, server: &str) -> Result<(), StoreError> {
+        self.lease(&Self::restored(function, server), RESTORED_SECONDS)
+            .await
+            .map(drop)
     }
 
     /// Whether a worker of a function is wanted although no event waits for it: it has outputs that were committed before

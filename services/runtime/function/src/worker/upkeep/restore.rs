@@ -3,10 +3,11 @@
 //!
 //! A server that loses power may forget messages which it had acked since it last wrote to disk.
 //! Redis keeps outputs for `keep_outputs` after they were published, 5 minutes by default, which is
-//! longer than NATS may take to write. Only workers of the function forget them, so a function that slept through the
+//! longer than NATS may take to write. Where `oncue up` knows that the server before ended in order, it says so, and nothing is
+//! published again. Only workers of the function forget them, so a function that slept through the
 //! loss finds them all the same.
 
-use oncue_core::store::{Store, StoreError};
+use oncue_core::store::{RESTORED_SECONDS, Store, StoreError};
 
 use crate::worker::publisher::Publisher;
 
@@ -15,8 +16,6 @@ use crate::worker::publisher::Publisher;
 /// Renewed for each page; a worker that dies in the middle leaves the rest to one that looks
 /// for the first time once the lease has run out.
 const LEASE_SECONDS: u64 = 60;
-/// Seconds for which a server counts as restored; longer than any runs without a look by a worker.
-const RESTORED_SECONDS: u64 = 30 * 24 * 3600;
 
 /// Restores what the server of this id may have lost of a function's outputs, unless another worker does or did.
 ///
