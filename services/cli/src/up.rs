@@ -438,7 +438,10 @@ impl Launch {
         if nats.has_lost_nothing {
             return true;
         }
-        let (Ok(bus), Ok(store)) = (self.settings.bus().await, self.settings.store().await) else {
+        let Ok(bus) = self.settings.bus().await else {
+            return false;
+        };
+        let Ok(store) = self.settings.store().await else {
             return false;
         };
         let asked = clean_end::is_all_restored(&self.manifests, &bus, &store);

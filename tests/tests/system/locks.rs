@@ -994,16 +994,8 @@ fn refused(locked: &Locked) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Rights that are too few show late, and often only as something that is not done: everybody does what they are there for, and
-/// neither server has refused anything.
-#[tokio::test]
-async fn nobody_is_refused_what_they_need() {
-    let mut locked = Locked::start().await;
-    let config = locked.cluster.config();
-    let gateway: std::net::SocketAddr = config.gateway.listen.parse().expect("an address");
-    let console: std::net::SocketAddr = config.console.listen.parse().expect("an address");
-    let get = async |at, path: &str| request(at, "GET", path, &[], "").await.status;
-    // Clients of the gateway, and a letter.
+/// Does what clients of the gateway do, and leaves a letter.
+async fn visit(locked: &Locked, gateway: std::net::SocketAddr) {
     let view = r#"{"page":"/a","visitor":"v"}"#;
     let wait = [JSON, ("prefer", "wait=5")];
     for n in 0..12 {
@@ -1018,7 +1010,8 @@ async fn nobody_is_refused_what_they_need() {
         )
         .await;
         assert!(sent.status == 200 || sent.status == 202, "{}", sent.text());
-        assert!(get(gateway, &format!("/v1/flows/{key}")).await == 200);
+        let flow = format!("/v1/flows/{key}");
+        assert_eq!(request(gateway, "GET", &flow, &[], "").await.status, 200);
     }
     let stored = request(gateway, "PUT", "/v1/files/a.txt", &[], "no picture").await;
     assert!(stored.status < 300, "{}", stored.text());
@@ -1030,30 +1023,10 @@ async fn nobody_is_refused_what_they_need() {
         letters.contains("group").then_some(())
     })
     .await;
-    wait_for_port(console.port()).await;
-    // People at the console and at the terminal.
-    for path in [
-        "functions/count-views",
-        "events?type=web.page.viewed",
-        "flows",
-        "types",
-        "find",
-        "drift",
-        "letters",
-        "doctor",
-        "logs?function=count-views",
-        "notices",
-        "schedules",
-        "streams",
-        "streams/web/messages",
-        "tables",
-        "tables/pages",
-        "search?q=view-1",
-    ] {
-        let status = get(console, &format!("/api/{path}")).await;
-        assert_eq!(status, 200, "{path}");
-    }
-    assert_eq!(get(console, "/metrics").await, 200);
+}
+
+/// Runs the commands of an operator.
+async fn operate(locked: &Locked) {
     let backup = locked.cluster.dir.join("backup").display().to_string();
     for command in [
         &["ps"][..],
@@ -1096,6 +1069,43 @@ async fn nobody_is_refused_what_they_need() {
             "{command:?}: {said}"
         );
     }
+}
+
+/// Rights that are too few show late, and often only as something that is not done: everybody does what they are there for, and
+/// neither server has refused anything.
+#[tokio::test]
+async fn nobody_is_refused_what_they_need() {
+    let mut locked = Locked::start().await;
+    let config = locked.cluster.config();
+    let gateway: std::net::SocketAddr = config.gateway.listen.parse().expect("an address");
+    let console: std::net::SocketAddr = config.console.listen.parse().expect("an address");
+    let get = async |at, path: &str| request(at, "GET", path, &[], "").await.status;
+    visit(&locked, gateway).await;
+    wait_for_port(console.port()).await;
+    // People at the console and at the terminal.
+    for path in [
+        "functions/count-views",
+        "events?type=web.page.viewed",
+        "flows",
+        "types",
+        "find",
+        "drift",
+        "letters",
+        "doctor",
+        "logs?function=count-views",
+        "notices",
+        "schedules",
+        "streams",
+        "streams/web/messages",
+        "tables",
+        "tables/pages",
+        "search?q=view-1",
+    ] {
+        let status = get(console, &format!("/api/{path}")).await;
+        assert_eq!(status, 200, "{path}");
+    }
+    assert_eq!(get(console, "/metrics").await, 200);
+    operate(&locked).await;
     // Workers look after what is left every few seconds, and a minute of the console is kept.
     tokio::time::sleep(std::time::Duration::from_secs(15)).await;
     assert_eq!(refused(&locked).trim(), "");

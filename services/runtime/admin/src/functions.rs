@@ -231,7 +231,7 @@ pub struct Activity {
     pub total: Counters,
     /// Since the look before.
     pub added: Counters,
-    /// The same, by the version of the workers.
+    /// Since the look before, by the version of the workers.
     pub by_version: BTreeMap<String, Counters>,
     /// Sum of the workers' own rates, each over the time since that worker was last heard.
     pub per_second: Rates,

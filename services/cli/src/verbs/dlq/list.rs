@@ -66,7 +66,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     Ok(exit::OK)
 }
 
-/// Who sees to which group.
+/// Owner of each group that has one.
 type Owners = BTreeMap<String, GroupOwner>;
 
 fn by_group(groups: &[LetterGroup<'_>], owners: &Owners, now: u64) -> String {
