@@ -177,7 +177,9 @@ pub async fn run(args: Args, mut settings: Settings) -> Result<u8, Failure> {
     // All that it starts inherits it. Where the system does not grant it, others wait longer.
     let _ = rustix::process::nice(args.nice);
     let functions = chosen(&args, &settings)?;
-    programs::all_built(&settings, &functions)?;
+    if !args.servers {
+        programs::all_built(&settings, &functions)?;
+    }
     // Before the ports: a second `oncue up` is told of the first, and not of each port that it has.
     let _lock = data_lock::take(&args.data)?;
     Lock::forget(&args.data);
@@ -215,7 +217,12 @@ pub async fn run(args: Args, mut settings: Settings) -> Result<u8, Failure> {
     }
     let launch = Launch {
         plan,
-        manifests: manifests?,
+        // Servers alone want no function built: then they are locked for operators.
+        manifests: if args.servers {
+            manifests.unwrap_or_default()
+        } else {
+            manifests?
+        },
         config,
         lock,
         profile: args.profile,
@@ -358,8 +365,9 @@ impl Launch {
         let store = settings.store().await?;
         if self.has_lost_nothing() {
             let server = bus.server_id();
-            for manifest in &self.manifests {
-                let counted = store.count_as_restored(&manifest.name, &server).await;
+            let registered = store.registered().await.map_err(Failure::silent)?;
+            for function in settings.config.functions.keys().chain(&registered) {
+                let counted = store.count_as_restored(function, &server).await;
                 counted.map_err(Failure::silent)?;
             }
         }
@@ -399,18 +407,16 @@ impl Launch {
                 &contracts.catalog,
             ))?;
         }
-        let is_known = clean_end::take(&self.data);
-        let is_new = clean_end::is_new(&self.data);
+        let before = clean_end::Before::take(&self.data);
         let (nats, _redis) = tokio::try_join!(
             servers::start(&self.plan.nats, &settings.config, supervisor),
             servers::start(&self.plan.redis, &settings.config, supervisor)
         )?;
         if let Some(nats) = &nats {
-            // A NATS without data has lost nothing where Redis knows nothing either.
-            let is_new = is_new && settings.store().await?.is_used().await == Ok(false);
+            let lost_nothing = before.has_lost_nothing(&settings.store().await?).await;
             let _ = self.nats.set(StartedNats {
                 status: nats.clone(),
-                has_lost_nothing: is_known || is_new,
+                has_lost_nothing: lost_nothing.map_err(Failure::silent)?,
             });
         }
         Ok(StartedServers { nats, contracts })
@@ -418,34 +424,29 @@ impl Launch {
 
     /// Stops everything in order, and notes whether nats-server has lost nothing by it.
     async fn stop(&self, supervisor: &mut Supervisor) {
-        let leaves_nothing = tokio::time::timeout(HEALTH_TIMEOUT, self.leaves_nothing()).await;
+        let noted = tokio::time::timeout(HEALTH_TIMEOUT, self.begin_to_end()).await;
         supervisor.drain().await;
-        let nats = self.nats.get();
-        if leaves_nothing == Ok(true) && nats.is_some_and(|nats| nats.status.ended_in_order()) {
-            clean_end::write(&self.data);
+        let nats = self.nats.get().map(|nats| &nats.status);
+        // Also while the others stopped it has not been started again.
+        let in_order = nats.is_some_and(|nats| nats.ends() == 0 && nats.ended_in_order());
+        if let (true, Ok(Some(server))) = (in_order, noted) {
+            clean_end::write(&self.data, &server);
         }
+    }
+
+    /// Id of the nats-server that was started here, if it leaves nothing to be published again.
+    async fn begin_to_end(&self) -> Option<String> {
+        self.nats.get()?;
+        let bus = self.settings.bus().await.ok()?;
+        let store = self.settings.store().await.ok()?;
+        let functions = self.settings.config.functions.keys().cloned();
+        let begun = clean_end::begin(functions, &bus, &store).await;
+        begun.ok().flatten()
     }
 
     /// Whether nats-server was started here, and the one before it on the same data ended in order.
     fn has_lost_nothing(&self) -> bool {
         self.nats.get().is_some_and(|nats| nats.has_lost_nothing)
-    }
-
-    async fn leaves_nothing(&self) -> bool {
-        let Some(nats) = self.nats.get().filter(|nats| nats.status.ends() == 0) else {
-            return false;
-        };
-        if nats.has_lost_nothing {
-            return true;
-        }
-        let Ok(bus) = self.settings.bus().await else {
-            return false;
-        };
-        let Ok(store) = self.settings.store().await else {
-            return false;
-        };
-        let asked = clean_end::is_all_restored(&self.manifests, &bus, &store);
-        asked.await.unwrap_or(false)
     }
 
     /// Lets programs in as they lie there now, by `oncue.toml` as it is now: the named ones, or all. Returns what was changed, a line
@@ -463,10 +464,14 @@ impl Launch {
             contract::load_anew(&settings.config, &settings.bin, |name| functions.is_empty()
                 || functions.iter().any(|function| function == name))
         );
+        let contracts = contracts.map_err(Failure::usage)?;
+        if let Some(why) = contracts.warnings.first() {
+            return Err(Failure::failed(why));
+        }
         let layout = Layout {
             config: &settings.config,
             manifests: &manifests?,
-            contracts: &contracts.map_err(Failure::usage)?.programs,
+            contracts: &contracts.programs,
             mode: Mode::Apply,
             // What was said at the start held for the start.
             consent: &apply::Consent::default(),

@@ -149,11 +149,11 @@ impl Snapshot {
         let mut seen = self.seen();
         let functions = seen.functions.iter_mut();
         let minutes = functions.filter_map(|(name, function)| {
-            let work = function.status.take_work();
+            let point = function.status.history.minute(from)?;
             let minute = Minute {
-                work,
+                work: function.status.take_work(),
                 at: from,
-                point: function.status.history.minute(from)?,
+                point,
                 version: function.view.version.clone(),
                 starts: function.status.started(from),
             };

@@ -278,11 +278,20 @@ pub async fn perform(arena: &mut Arena, act: Act, length: Duration) {
                 Act::LeakChild => "HUP",
                 _ => "KILL",
             };
-            let (host, in_hand) = catch(arena, Victim::Host).await;
-            let had_one = arena.pool.signal_child(host, signal);
-            arena.pool.thaw();
+            let mut struck = 0;
+            // A child may be on its way: the one before has just ended, and the host stands still while it is looked at.
+            for _ in 0..20 {
+                let (host, in_hand) = catch(arena, Victim::Host).await;
+                let had_one = arena.pool.signal_child(host, signal);
+                arena.pool.thaw();
+                if had_one {
+                    struck = in_hand;
+                    break;
+                }
+                arena.wait(Duration::from_millis(100)).await;
+            }
             arena.wait(length).await;
-            if had_one { in_hand } else { 0 }
+            struck
         }
         Act::KillNats => {
             let (_, in_hand) = catch(arena, Victim::Nats(0)).await;

@@ -159,7 +159,7 @@ async fn end(child: &mut Child, name: &str, keeper: &Keeper) -> bool {
     if !keeper.kill.is_cancelled() {
         let _ = kill_process(pid, Signal::TERM);
         tokio::select! {
-            ended = child.wait() => return ended.is_ok_and(|ended| ended.signal().is_none()),
+            ended = child.wait() => return ended.is_ok_and(|ended| ended.success()),
             () = tokio::time::sleep(STOP_TIMEOUT) => {
                 keeper.log.warn(&format!("{name} does not stop within {STOP_TIMEOUT:?}; killing it"));
             }

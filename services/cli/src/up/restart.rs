@@ -33,8 +33,7 @@ pub enum Credentials {
     Replace,
 }
 
-/// Answers requests, one after the other, until it is dropped; before each `let_in` is called with the functions, none for all, and
-/// `renew`.
+/// Answers requests, one after the other, until it is dropped; before each `let_in` is called with the functions, and `renew`.
 ///
 /// # Errors
 ///
@@ -77,7 +76,13 @@ pub async fn serve(
             restart.tell(&progress).await;
             continue;
         }
-        match let_in(&request.functions).await {
+        let functions = of_these(pools, &request.functions);
+        if functions.is_empty() {
+            let nothing = RestartProgress::Done { replaced: 0 };
+            restart.tell(&nothing).await;
+            continue;
+        }
+        match let_in(&functions).await {
             Ok(changed) => {
                 for line in changed {
                     let what = strip_str(&line).to_string();
@@ -101,9 +106,18 @@ pub async fn serve(
             let what = format!("rights stay as they were: {}", e.what);
             supervisor.log.warn(&what);
         }
-        restart.run(&request.functions).await;
+        restart.run(&functions).await;
     }
     Err(Failure::silent("the connection to NATS is closed"))
+}
+
+/// Functions of a request that this `oncue up` runs; all of them where none is named.
+fn of_these(pools: &Pools, named: &[String]) -> Vec<String> {
+    let pools = pools.lock();
+    let own = pools
+        .keys()
+        .filter(|name| named.is_empty() || named.contains(name));
+    own.cloned().collect()
 }
 
 struct Restart<'s> {
@@ -116,17 +130,10 @@ struct Restart<'s> {
 
 impl Restart<'_> {
     async fn run(&self, functions: &[String]) {
-        let chosen: Vec<String> = {
-            let pools = self.pools.lock();
-            let names = pools.keys().cloned();
-            names
-                .filter(|name| functions.is_empty() || functions.contains(name))
-                .collect()
-        };
         let mut replaced = 0;
-        for function in chosen {
-            for number in self.numbers(&function) {
-                match self.replace(&function, number).await {
+        for function in functions {
+            for number in self.numbers(function) {
+                match self.replace(function, number).await {
                     Ok(()) => replaced += 1,
                     Err((worker, why)) => {
                         self.supervisor

@@ -392,7 +392,10 @@ impl Dev<'_> {
         let programs = commands.filter_map(|command| command.into_iter().next());
         let mut marks = BTreeSet::new();
         for program in programs.map(PathBuf::from) {
-            let Some(Component::Normal(first)) = program.components().next() else {
+            let mut parts = program
+                .components()
+                .skip_while(|part| *part == Component::CurDir);
+            let Some(Component::Normal(first)) = parts.next() else {
                 continue;
             };
             if first == ".venv" {

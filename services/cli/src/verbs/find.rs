@@ -108,7 +108,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     if page.untracked > 0 {
         let untracked = number(page.untracked);
         remark(format_args!(
-            "{untracked} events were passed over: nobody has tracked their flows, so what became of them is not known ([flows] track)"
+            "{untracked} events were passed over: their flows have no ledger, since nobody tracked them ([flows] track) or it has expired ([flows] keep)"
         ));
     }
     Ok(exit::OK)

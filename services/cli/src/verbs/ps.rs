@@ -72,7 +72,8 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     // Declared ones also where nobody runs them: what is missing is what one looks for.
     // And those that are gone from oncue.toml and not from the servers, for which events wait.
     let known = declared.keys().chain(overview.running());
-    let names: BTreeSet<&String> = known.chain(overview.consumers.keys()).collect();
+    let left = overview.consumers.keys().filter(|_| !declared.is_empty());
+    let names: BTreeSet<&String> = known.chain(left).collect();
     let lines: Vec<FunctionRow> = names
         .into_iter()
         .map(|name| {

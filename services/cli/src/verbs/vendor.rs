@@ -24,6 +24,8 @@ pub struct Package {
     inside: &'static str,
     /// Name in `vendor/`.
     name: &'static str,
+    /// File in it by which it is known; empty for a file itself.
+    mark: &'static str,
     /// Command that installs it anew in an app.
     install: &'static str,
 }
@@ -32,12 +34,14 @@ pub const PYTHON: Package = Package {
     part: "python",
     inside: "",
     name: "oncue",
+    mark: "pyproject.toml",
     install: ".venv/bin/pip install -r requirements.txt",
 };
 pub const TYPESCRIPT: Package = Package {
     part: "typescript",
     inside: "oncue.tgz",
     name: "oncue.tgz",
+    mark: "",
     install: "npm install ./vendor/oncue.tgz",
 };
 
@@ -45,6 +49,11 @@ impl Package {
     /// Where it lies among what was installed; `None` in a checkout.
     pub fn installed(&self) -> Option<PathBuf> {
         Some(settings::installed(self.part)?.join(self.inside))
+    }
+
+    /// Whether an app carries it: other packages, such as crates that were vendored, may have the name.
+    fn is_carried(&self, app: &Path) -> bool {
+        app.join(self.path()).join(self.mark).exists()
     }
 
     /// Path in an app, as pip and npm read it.
@@ -70,7 +79,7 @@ pub fn run(settings: &Settings) -> Result<u8, Failure> {
     let app = settings.config.beside(Path::new("."));
     let carried: Vec<Package> = [PYTHON, TYPESCRIPT]
         .into_iter()
-        .filter(|package| app.join(package.path()).exists())
+        .filter(|package| package.is_carried(&app))
         .collect();
     if carried.is_empty() {
         return Err(Failure::usage(format_args!(

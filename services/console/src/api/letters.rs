@@ -3,6 +3,7 @@
 
 mod differ;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -151,15 +152,23 @@ pub async fn own(
         let how = format!("a note has at most {} bytes", audit::MAX_REASON);
         return Err(Problem::new(MALFORMED, how));
     }
-    let known = {
+    let known: BTreeSet<String> = {
         let index = app.letters.look(&app).await?;
-        index.causes().iter().any(|cause| cause.name == group)
+        let causes = index.causes().into_iter();
+        causes.map(|cause| cause.name.clone()).collect()
     };
-    if !known {
+    if !known.contains(&group) {
         let why = format!("there is no group {group:?} any more");
         return Err(Problem::new(GONE, why));
     }
-    let before = dead_letters::take(&group, &who.0, note, &app.store).await;
+    let before = dead_letters::take(
+        &group,
+        &who.0,
+        note,
+        |group| known.contains(group),
+        &app.store,
+    )
+    .await;
     let before = before.map_err(away)?;
     let outcome = match &before {
         Some(before) if before.who != who.0 => format!("from {}", before.who),

@@ -92,7 +92,7 @@ class Finder {
       this.untracked += untracked;
       this.list.append(...events.map(row));
       const back = searched > 0 ? `, back to ${new Date(searched).toLocaleString()}` : "";
-      const unknown = this.untracked > 0 ? `; ${plural(this.untracked, "event")} passed over, whose flows nobody has tracked` : "";
+      const unknown = this.untracked > 0 ? `; ${plural(this.untracked, "event")} passed over, whose flows have no ledger` : "";
       this.state.textContent = `${plural(this.found, "event")} found, ${number(this.read)} read${back}${end ? ": that is all" : ""}${unknown}`;
       this.more.hidden = end;
       this.more.disabled = false;

@@ -190,7 +190,8 @@ function fillFunction(said, body) {
 function versions(all) {
   const latest = all[0];
   // Worse by a tenth and more, than any before it.
-  const worse = (name) => latest[name] > 0 && all.slice(1).every((one) => latest[name] > 1.1 * (one[name] ?? Infinity));
+  const least = { failing: 0.001, p50: 0, p99: 0 };
+  const worse = (name) => latest[name] > least[name] && all.slice(1).every((one) => latest[name] > 1.1 * (one[name] ?? Infinity));
   const cell = (one, name, words) => make("td", `num${one === latest && worse(name) ? " bad" : ""}`, words);
   const row = (one) => make(
     "tr",

@@ -283,6 +283,7 @@ pub fn programs() -> Result<PathBuf, String> {
 
 /// Runs `NAME --contract` and returns its standard output.
 async fn ask(program: Program) -> Result<Vec<u8>, String> {
+    let is_hosted = !program.arguments.is_empty();
     let asked = program
         .command()
         .map_err(|e| e.to_string())?
@@ -297,9 +298,12 @@ async fn ask(program: Program) -> Result<Vec<u8>, String> {
     if output.status.success() {
         Ok(output.stdout)
     } else {
-        // A host says last, in a line, what its child has said at length.
         let why = String::from_utf8_lossy(&output.stderr);
-        let why = why.trim().lines().last().unwrap_or_default();
+        let mut why = why.trim();
+        // A host says last, in a line, what its child has said at length.
+        if is_hosted {
+            why = why.lines().last().unwrap_or_default();
+        }
         Err(format!("{}: {why}", output.status))
     }
 }

@@ -274,7 +274,7 @@ async fn a_nats_that_ended_in_order_has_nothing_published_again() {
         let is_known = note.is_file();
         assert_eq!(is_known, round > 0, "round {round}");
         if round == 2 {
-            std::fs::write(&note, "another run of the machine").expect("written");
+            std::fs::write(&note, "another run of the machine\nid").expect("written");
         }
         let mut up = cluster.spawn("oncue", &["up"]);
         up.wait_for_line("ready in").await;

@@ -46,7 +46,14 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         );
     }
     let who = who();
-    let before = dead_letters::take(&args.group, &who, args.note.trim(), &store).await;
+    let before = dead_letters::take(
+        &args.group,
+        &who,
+        args.note.trim(),
+        |group| letters.iter().any(|letter| letter.group == group),
+        &store,
+    )
+    .await;
     let from = match before.map_err(Failure::silent)? {
         Some(before) if before.who != who => format!(", in place of {}", before.who),
         _ => String::new(),

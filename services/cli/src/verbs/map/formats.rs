@@ -89,7 +89,7 @@ impl<'t> Tree<'t> {
         };
         let state = match known {
             KnownFunction { running: 0, .. } if self.topology.on_demand.contains(name) => {
-                paint(DIM, "asleep")
+                paint(DIM, "asleep or not running")
             }
             KnownFunction {
                 running: 0,

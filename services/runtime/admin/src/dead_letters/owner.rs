@@ -35,7 +35,8 @@ pub async fn owners(store: &Store) -> Result<BTreeMap<String, GroupOwner>, Admin
     Ok(read.collect())
 }
 
-/// Makes somebody the owner of a group, in place of the one before, whom it returns.
+/// Makes somebody the owner of a group, in place of the one before, whom it returns. Of groups without letters, as `has_letters` says,
+/// owners are forgotten after a month.
 ///
 /// # Errors
 /// Redis does not answer.
@@ -43,13 +44,16 @@ pub async fn take(
     group: &str,
     who: &str,
     note: &str,
+    has_letters: impl Fn(&str) -> bool,
     store: &Store,
 ) -> Result<Option<GroupOwner>, AdminError> {
     let now = event::now_ms();
     let mut known = owners(store).await?;
     let oldest = now.saturating_sub(REMEMBERED.as_millis() as u64);
-    for (old, _) in known.iter().filter(|(_, owner)| owner.since < oldest) {
-        store.remove_letter_owner(old).await?;
+    for (old, owner) in &known {
+        if owner.since < oldest && !has_letters(old) {
+            store.remove_letter_owner(old).await?;
+        }
     }
     let owner = GroupOwner {
         who: who.to_owned(),

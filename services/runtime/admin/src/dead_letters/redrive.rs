@@ -167,11 +167,12 @@ pub async fn redrive(
         )));
     }
     // A letter has the number of its place, and this one has another place now.
-    for one in sent.iter().take(NAMED) {
-        if let Outcome::Failed { number, .. } = one.outcome {
-            let before = one.letter.number;
-            report(Progress::Remark(format!("#{before} is #{number} now")));
-        }
+    let renamed = sent.iter().filter_map(|one| match one.outcome {
+        Outcome::Failed { number, .. } => Some(format!("#{} is #{number} now", one.letter.number)),
+        _ => None,
+    });
+    for words in renamed.take(NAMED) {
+        report(Progress::Remark(words));
     }
     let counts = OutcomeCounts::of(&sent);
     tally.redriven = counts.sent;

@@ -114,6 +114,9 @@ impl StepState {
     }
 }
 
+/// Milliseconds by which the clocks of a worker and of Redis may differ.
+const SKEW_MS: u64 = 1000;
+
 impl Flow {
     /// Reads the fields of the ledger of the flow `id`; `None` where none describes an event, as where a Redis has lost the ledger
     /// and workers have noted since that they began.
@@ -320,9 +323,10 @@ impl StepFields {
         let kind = self.state.as_ref().map_or('p', |state| state.kind);
         let at = self.state.as_ref().map_or(0, |state| state.at);
         let is_closed = matches!(kind, 'd' | 'x');
-        // What began after the end is a run of the same event that has come again, and changed nothing.
-        let run = self.run.filter(|run| !is_closed || run.at <= at);
-        let started = run.as_ref().map(|run| run.at);
+        // What began after the end, by clocks that differ somewhat, is a run of the same event that came again and changed nothing.
+        let run = self.run.as_ref();
+        let started = run.map(|run| run.at);
+        let started = started.filter(|started| !is_closed || *started <= at + SKEW_MS);
         let failed = self.failure.as_ref().map(|failure| failure.at);
         let state = match kind {
             'd' => StepState::Done,

@@ -32,6 +32,7 @@
 //! | `APP:epoch` | string | time of the last such recovery | never |
 //! | `APP:edges`, `APP:edges:at` | hash | `SOURCE\tTYPE\tFUNCTION` -> events that went that way, and time of the last | with either function |
 //! | `APP:counts:FUNCTION` | hash | name -> events, runs by duration and microseconds over all workers there ever were | with the function |
+//! | `APP:nats:ended` | string | id of the NATS server that `oncue up` told to end last | at the next start |
 //! | `APP:letters:owners` | hash | group of dead letters -> who sees to it, as JSON | a month |
 //! | `APP:samples:FUNCTION` | sorted set | a sample a minute, as the console took it, as JSON, by its time | after a day |
 //! | `APP:functions` | hash | function -> its manifest and the time at which it was let in, as JSON | never |
@@ -71,8 +72,8 @@ pub use self::ledger::{EDGES, EDGES_AT, FUNCTIONS, first_step, ledger_event};
 pub use self::ledger::{Entry, StepUpdate};
 pub use self::mark::{Mark, StreamPosition};
 pub use self::redis::{
-    KeptNotices, KeyedRow, NewerRow, RESTORED_SECONDS, RowEdit, RowPage, SAMPLES_MS,
-    SentinelAnswer, Spent, Store, StoredKey, StoredUser,
+    KeptNotices, KeyedRow, NewerRow, RESTORE_SECONDS, RESTORED_SECONDS, RowEdit, RowPage,
+    SAMPLES_MS, SentinelAnswer, Spent, Store, StoredKey, StoredUser,
 };
 pub use self::regression::Regression;
 pub use self::restoring::Restoring;

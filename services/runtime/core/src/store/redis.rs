@@ -34,7 +34,7 @@ pub use self::api_keys::StoredKey;
 use self::connection::{Connection, Login, Place};
 pub use self::limits::Spent;
 pub use self::notices::KeptNotices;
-pub use self::outboxes::RESTORED_SECONDS;
+pub use self::outboxes::{RESTORE_SECONDS, RESTORED_SECONDS};
 use self::regress::Own;
 pub use self::rows::{KeyedRow, NewerRow, RowEdit, RowPage};
 pub use self::samples::SAMPLES_MS;

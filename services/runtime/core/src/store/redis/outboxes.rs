@@ -23,6 +23,13 @@ use oncue_proto::event;
 /// commit.
 const OUTBOXES_AT_A_TIME: usize = 256;
 
+/// Key, without the app, of the id of the NATS server that was told to end last.
+const ENDED_SERVER: &str = "nats:ended";
+/// Seconds for which one worker has the sole right to restore, unless it renews it.
+///
+/// Renewed for each page; a worker that dies in the middle leaves the rest to one that looks for the first time once the lease has run
+/// out.
+pub const RESTORE_SECONDS: u64 = 60;
 /// Seconds for which a server counts as restored; longer than any runs without a look by a worker.
 pub const RESTORED_SECONDS: u64 = 30 * 24 * 3600;
 
@@ -303,7 +310,21 @@ impl Store {
         left.arg(lease_key(&self.keys, &Self::restored(function, server)));
         let left: i64 = left.query_async(&mut self.connection()).await?;
         // While somebody is at it the lease is a short one.
-        Ok(left > RESTORED_SECONDS as i64 / 2)
+        Ok(left > 2 * RESTORE_SECONDS as i64)
+    }
+
+    /// Notes the id of the NATS server that is about to end, as half of what says that it did so in order.
+    pub async fn set_ended_server(&self, server: &str) -> Result<(), StoreError> {
+        let mut set = cmd("SET");
+        set.arg(self.keys.of(ENDED_SERVER)).arg(server);
+        Ok(set.exec_async(&mut self.connection()).await?)
+    }
+
+    /// Takes that note away, and returns what it said.
+    pub async fn take_ended_server(&self) -> Result<Option<String>, StoreError> {
+        let mut take = cmd("GETDEL");
+        take.arg(self.keys.of(ENDED_SERVER));
+        Ok(take.query_async(&mut self.connection()).await?)
     }
 
     /// Takes it that a NATS server has lost nothing of a function's outputs: the one before it ended in order.

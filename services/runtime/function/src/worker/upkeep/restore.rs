@@ -7,15 +7,9 @@
 //! published again. Only workers of the function forget them, so a function that slept through the
 //! loss finds them all the same.
 
-use oncue_core::store::{RESTORED_SECONDS, Store, StoreError};
+use oncue_core::store::{RESTORE_SECONDS, RESTORED_SECONDS, Store, StoreError};
 
 use crate::worker::publisher::Publisher;
-
-/// Seconds for which one worker has the sole right to restore, unless it renews it.
-///
-/// Renewed for each page; a worker that dies in the middle leaves the rest to one that looks
-/// for the first time once the lease has run out.
-const LEASE_SECONDS: u64 = 60;
 
 /// Restores what the server of this id may have lost of a function's outputs, unless another worker does or did.
 ///
@@ -32,7 +26,7 @@ pub(super) async fn restore(
     server: &str,
 ) -> Result<(), StoreError> {
     let lease = Store::restored(function, server);
-    if !store.lease(&lease, LEASE_SECONDS).await? {
+    if !store.lease(&lease, RESTORE_SECONDS).await? {
         return Ok(());
     }
     let mut outputs = 0;
@@ -42,7 +36,7 @@ pub(super) async fn restore(
         if kept.is_empty() {
             break;
         }
-        store.renew(&lease, LEASE_SECONDS).await?;
+        store.renew(&lease, RESTORE_SECONDS).await?;
         from += kept.len();
         for kept in kept {
             for published in publisher.publish_stored(&kept.frames).await {
