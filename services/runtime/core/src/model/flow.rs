@@ -118,8 +118,8 @@ impl StepState {
 const SKEW_MS: u64 = 1000;
 
 impl Flow {
-    /// Reads the fields of the ledger of the flow `id`; `None` where none describes an event, as where a Redis has lost the ledger
-    /// and workers have noted since that they began.
+    /// Reads the fields of the ledger of the flow `id`; `None` where it has but notes of runs and steps that are closed: a Redis has
+    /// lost the ledger, and events of it came again.
     pub fn read(id: &str, fields: impl IntoIterator<Item = (Vec<u8>, Vec<u8>)>) -> Option<Self> {
         let mut ledger = Ledger::default();
         for (field, value) in fields {
@@ -128,7 +128,7 @@ impl Flow {
                 &String::from_utf8_lossy(&value),
             );
         }
-        (!ledger.events.is_empty()).then(|| ledger.flow(id))
+        ledger.is_one().then(|| ledger.flow(id))
     }
 
     /// Whether every step was taken: none is open, and none is lost.
@@ -238,6 +238,16 @@ struct FailureField {
 }
 
 impl Ledger {
+    /// Whether it says of an event, of the flow as a whole, or of something open.
+    fn is_one(&self) -> bool {
+        let mut states = self.steps.values().filter_map(|step| step.state.as_ref());
+        !self.events.is_empty()
+            || self.open.is_some()
+            || self.started.is_some()
+            || self.ended.is_some()
+            || states.any(|state| !matches!(state.kind, 'd' | 'x'))
+    }
+
     /// Takes a field by its name; one that is not known is passed over.
     fn take(&mut self, field: &str, value: &str) {
         match field {
@@ -264,8 +274,9 @@ impl Ledger {
         let (first, rest) = value.split_once(' ').unwrap_or((value, ""));
         match kind {
             "s" => {
-                step.state = first.chars().next().map(|kind| StateField {
-                    kind,
+                // What is not known to be closed is open.
+                step.state = Some(StateField {
+                    kind: first.chars().next().unwrap_or('p'),
                     at: rest.parse().unwrap_or(0),
                 });
             }
