@@ -1,7 +1,7 @@
 //! `oncue new --lang python`.
 
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use oncue_tests::cluster::{Cluster, free_port, in_repository, until};
 
@@ -54,17 +54,37 @@ async fn dev_says_what_to_install_and_goes_on_once_it_is() {
     );
 }
 
+/// New app whose `oncue up` starts servers of its own.
+struct Owned {
+    cluster: Cluster,
+    app: PathBuf,
+    redis: String,
+}
+
+impl Owned {
+    async fn open() -> Self {
+        let Workplace {
+            mut cluster, app, ..
+        } = Workplace::open("python", install).await;
+        let redis = format!("redis://127.0.0.1:{}", free_port());
+        cluster.set(
+            "ONCUE_NATS_URL",
+            &format!("nats://127.0.0.1:{}", free_port()),
+        );
+        cluster.set("ONCUE_REDIS_URL", &redis);
+        cluster.set("ONCUE_NATS_MONITOR", &format!("127.0.0.1:{}", free_port()));
+        Self {
+            cluster,
+            app,
+            redis,
+        }
+    }
+}
+
 /// Servers of the app's own, all they held lost, put back from a backup: with the commands that the refusals name.
 #[tokio::test]
 async fn an_app_is_restored_on_its_own_servers_without_its_functions() {
-    let Workplace {
-        mut cluster, app, ..
-    } = Workplace::open("python", install).await;
-    let nats = format!("nats://127.0.0.1:{}", free_port());
-    let redis = format!("redis://127.0.0.1:{}", free_port());
-    cluster.set("ONCUE_NATS_URL", &nats);
-    cluster.set("ONCUE_REDIS_URL", &redis);
-    cluster.set("ONCUE_NATS_MONITOR", &format!("127.0.0.1:{}", free_port()));
+    let Owned { cluster, app, .. } = Owned::open().await;
     let backup = cluster.dir.join("backup").display().to_string();
     let mut up = cluster.spawn("oncue", &["up"]);
     up.wait_for_line("ready in").await;
@@ -173,14 +193,11 @@ fn refused(cluster: &Cluster, app: &Path, redis: &str) -> String {
 /// it, flows too.
 #[tokio::test]
 async fn a_locked_redis_that_was_emptied_is_recovered_as_it_is_said() {
-    let Workplace {
-        mut cluster, app, ..
-    } = Workplace::open("python", install).await;
-    let nats = format!("nats://127.0.0.1:{}", free_port());
-    let redis = format!("redis://127.0.0.1:{}", free_port());
-    cluster.set("ONCUE_NATS_URL", &nats);
-    cluster.set("ONCUE_REDIS_URL", &redis);
-    cluster.set("ONCUE_NATS_MONITOR", &format!("127.0.0.1:{}", free_port()));
+    let Owned {
+        cluster,
+        app,
+        redis,
+    } = Owned::open().await;
     let mut up = cluster.spawn("oncue", &["up"]);
     up.wait_for_line("ready in").await;
     let good = r#"{"order":"o1","customer":"ann","cents":1000}"#;
@@ -260,14 +277,7 @@ async fn a_locked_redis_that_was_emptied_is_recovered_as_it_is_said() {
 /// again, as after a power cut.
 #[tokio::test]
 async fn a_nats_that_ended_in_order_has_nothing_published_again() {
-    let Workplace {
-        mut cluster, app, ..
-    } = Workplace::open("python", install).await;
-    let nats = format!("nats://127.0.0.1:{}", free_port());
-    let redis = format!("redis://127.0.0.1:{}", free_port());
-    cluster.set("ONCUE_NATS_URL", &nats);
-    cluster.set("ONCUE_REDIS_URL", &redis);
-    cluster.set("ONCUE_NATS_MONITOR", &format!("127.0.0.1:{}", free_port()));
+    let Owned { cluster, app, .. } = Owned::open().await;
     let again = "published again what it may have lost";
     let note = app.join(".oncue/nats-ended");
     for round in 0..3 {
