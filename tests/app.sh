@@ -55,6 +55,9 @@ cd pyshop
 python3 -m venv .venv
 .venv/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
 PATH="$programs:$PATH" "$oncue" test
+# And by pytest, from another folder; the plugin is found by itself.
+.venv/bin/pip install --quiet --disable-pip-version-check pytest
+(cd / && ONCUE_BIN_DIR="$programs" "$folder/pyshop/.venv/bin/pytest" -q "$folder/pyshop/tests")
 "$oncue" test -- "$oncue" pub pyshop.order.placed '{"order":"o1","customer":"ann","cents":1000}' --wait
 
 # And in TypeScript.
@@ -64,4 +67,9 @@ cd tsshop
 npm install --no-audit --no-fund --loglevel=error
 "$oncue" test
 "$oncue" test -- "$oncue" pub tsshop.order.placed '{"order":"o1","customer":"ann","cents":1000}' --wait
+# And by vitest.
+npm install --no-audit --no-fund --loglevel=error --save-dev "vitest@^3.2"
+mkdir -p spec
+cp "$checkout/tests/vitest/shop.test.ts" spec/
+ONCUE_BIN_DIR="$programs" node_modules/.bin/vitest run --dir spec
 echo "apps made by oncue new run"

@@ -191,5 +191,12 @@ npm install -g --silent --offline --no-audit --no-fund --cache "$place/npm-cache
 package=$place/npm/lib/node_modules/oncue-cli
 bin=$place/npm/bin home=$package/lib/oncue share=$package/share
 try
+mkdir "$place/empty"
+(
+    cd "$place/empty"
+    # Without an installation: npx fetches the package that it is given. An app that says no language is in TypeScript.
+    npx --offline --yes --cache "$place/npm-cache" --package "$dist/oncue-cli-$version.tgz" oncue new npxshop >/dev/null
+    [ -f npxshop/package.json ] && [ -f npxshop/vendor/oncue.tgz ]
+) || fail "npx oncue new makes no app in TypeScript"
 
 echo "each package installs into an empty place and runs the demo and a new app"

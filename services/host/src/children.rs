@@ -1,5 +1,7 @@
 //! Children side by side: the first says what the function is, and a place whose child has ended is filled again.
 
+pub mod child;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,7 +10,7 @@ use oncue_core::config::Protocol;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::child::{self, Greeted};
+use self::child::Greeted;
 use crate::dispatch::{Dispatcher, FAREWELL, told_to_stop};
 use crate::plain::{self, lines};
 use crate::spec::Spec;

@@ -8,6 +8,8 @@ use tokio::net::unix::OwnedReadHalf;
 use crate::protocol::Frame;
 use crate::protocol::frame::Frame as Content;
 
+/// Version of the protocol that this host speaks.
+pub const VERSION: u32 = 1;
 /// Largest frame that a child may send: a row of the largest size, and as many outputs as one event may have.
 pub const MAX_FRAME: usize = 16 << 20;
 /// Bytes in front of each frame.

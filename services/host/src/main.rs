@@ -5,15 +5,14 @@
 //! | file | |
 //! |---|---|
 //! | `contract` | event types of the app, compiled from its `.proto` files |
-//! | `children` | children side by side, each replaced when it ends |
+//! | `children` | children side by side, each replaced when it ends; in `child` the life of one: start, frames, deadline, end |
 //! | `dispatch` | runs on their way to children, and what each has in hand |
-//! | `child` | life of one child: start, frames, deadline, end |
 //! | `process` | its process: sockets, limits, death |
 //! | `files` | files of the app, for handlers that ask for them |
 //! | `convert` | runs and answers between worker and wire |
+//! | `testing` | whole apps in process, for the test kits of Python and TypeScript |
 //! | `plain` | handlers that know nothing of Oncue: children that speak JSON lines, and services behind HTTP |
 
-mod child;
 mod children;
 mod contract;
 mod convert;
@@ -24,6 +23,7 @@ mod output;
 mod plain;
 mod process;
 mod spec;
+mod testing;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -42,8 +42,9 @@ mod protocol {
 }
 
 const USAGE: &str = "usage: oncue-host FUNCTION [--manifest | --contract | --version | --audit | --try | --check]\n\
-    \x20      oncue-host --contract\n\
-    The worker of a function of oncue.toml that has `run` or `http`; or prints the descriptor set of the app's .proto files.";
+    \x20      oncue-host --contract | --testing\n\
+    The worker of a function of oncue.toml that has `run` or `http`; or prints the descriptor set of the app's .proto files; or\n\
+    plays servers and workers for a test kit, which speaks to it over stdin and stdout.";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
     match first.as_str() {
         process::EXEC => process::become_child(&arguments.collect::<Vec<_>>()),
         "--contract" => print_contract(),
+        "--testing" => testing::serve(),
         "--version" => {
             println!("oncue-host {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS

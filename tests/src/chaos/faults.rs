@@ -279,8 +279,8 @@ pub async fn perform(arena: &mut Arena, act: Act, length: Duration) {
                 _ => "KILL",
             };
             let mut struck = 0;
-            // A child may be on its way: the one before has just ended, and the host stands still while it is looked at.
-            for _ in 0..20 {
+            // A child may be on its way, for as long as five seconds where the ones before have ended soon.
+            for _ in 0..100 {
                 let (host, in_hand) = catch(arena, Victim::Host).await;
                 let had_one = arena.pool.signal_child(host, signal);
                 arena.pool.thaw();

@@ -153,9 +153,9 @@ enum Language {
 pub struct Args {
     /// Name of the app and of its folder: a-z, 0-9 and `-`, beginning with a letter.
     name: String,
-    /// Language of its functions.
-    #[arg(long, value_enum, default_value = "rust")]
-    lang: Language,
+    /// Language of its functions. Default: rust; typescript where `npx oncue new` runs it.
+    #[arg(long, value_enum)]
+    lang: Option<Language>,
     /// Checkout of Oncue that the app depends on. Default: what came with this program where it was installed, else the
     /// checkout it was built from.
     #[arg(long, value_name = "DIR", conflicts_with = "oncue_git")]
@@ -179,7 +179,8 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         ("{{domain}}", name.replace('-', "")),
     ];
     let mut carried = None;
-    let files = match args.lang {
+    let lang = args.lang.unwrap_or_else(default_language);
+    let files = match lang {
         Language::Rust => {
             let dependency = Dependency::of(args)?;
             words.extend([
@@ -217,7 +218,7 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
             .copy(&source, folder)
             .map_err(|e| Failure::failed(format_args!("{name}/{}: {e}", package.path())))?;
     }
-    let first = match args.lang {
+    let first = match lang {
         Language::Rust => "",
         Language::Python => {
             "    python3 -m venv .venv && .venv/bin/pip install -r requirements.txt\n"
@@ -229,6 +230,14 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         paint(GOOD, format_args!("{name} is made."))
     ));
     Ok(exit::OK)
+}
+
+/// Language of who has not said any: whoever comes by npx has Node, and perhaps nothing else.
+fn default_language() -> Language {
+    match std::env::var("npm_lifecycle_event").as_deref() {
+        Ok("npx") => Language::TypeScript,
+        _ => Language::Rust,
+    }
 }
 
 /// Place at which an app finds the package for its functions.

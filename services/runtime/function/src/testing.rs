@@ -51,6 +51,13 @@ pub use self::surroundings::{Surroundings, operations};
 #[cfg(feature = "testing")]
 pub use self::world::Tally;
 
+/// Text of a panic, for `oncue-host --testing`.
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    crate::worker::effects::panic_text(panic).to_owned()
+}
+
 /// The store in a map, for Oncue's own tests.
 #[cfg(feature = "testing")]
 #[doc(hidden)]

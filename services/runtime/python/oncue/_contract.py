@@ -60,6 +60,8 @@ class Contract:
 
 
 _contract: Contract | None = None
+# Folder of the app, where that is not the one in which the process was started.
+folder: str | None = None
 
 
 def use(descriptor_set: bytes) -> None:
@@ -80,19 +82,24 @@ def _find() -> bytes:
     if path := os.environ.get("ONCUE_CONTRACT"):
         with open(path, "rb") as file:
             return file.read()
-    folder = os.environ.get("ONCUE_BIN_DIR")
-    beside = os.path.join(folder, "oncue-host") if folder else None
-    named = os.environ.get("ONCUE_HOST", beside)
-    host = named if named and os.path.exists(named) else shutil.which("oncue-host")
-    if host is None:
-        raise ContractError(
-            "the app's events are not known: put oncue-host on PATH or name its folder in ONCUE_BIN_DIR, "
-            "or a descriptor set in ONCUE_CONTRACT"
-        )
-    made = subprocess.run([host, "--contract"], capture_output=True, check=False)
+    made = subprocess.run([host(), "--contract"], capture_output=True, check=False, cwd=folder)
     if made.returncode != 0:
         raise ContractError(made.stderr.decode(errors="replace").strip())
     return made.stdout
+
+
+def host() -> str:
+    """Program of oncue-host, which knows the events and runs whole apps in tests."""
+    programs = os.environ.get("ONCUE_BIN_DIR")
+    beside = os.path.join(programs, "oncue-host") if programs else None
+    named = os.environ.get("ONCUE_HOST", beside)
+    found = named if named and os.path.exists(named) else shutil.which("oncue-host")
+    if found is None:
+        raise ContractError(
+            "oncue-host, which knows the app's events, is not found: put it on PATH or name its folder in ONCUE_BIN_DIR; "
+            "for the events alone a descriptor set in ONCUE_CONTRACT does as well"
+        )
+    return found
 
 
 def event_type(message: type[Message]) -> str | None:

@@ -15,6 +15,8 @@ from oncue._errors import Reject
 T = TypeVar("T")
 # What a handler wants to know, one request after the other: a generator that yields acts and is sent replies.
 Asking = Generator[dict[str, Any], Any, T]
+# Content, or a part of it.
+Part = bytes | bytearray | memoryview
 # Bytes of one part that is written.
 _PART = 128 << 10
 # Uses in their order: each allows those before it.
@@ -89,7 +91,7 @@ class Requests:
         self.open_numbers.add(reply.number)
         return int(reply.number)
 
-    def append(self, number: int, data: bytes) -> Asking[None]:
+    def append(self, number: int, data: Part) -> Asking[None]:
         for at in range(0, len(data), _PART):
             reply = _checked((yield {"append": {"create": number, "chunk": bytes(data[at : at + _PART])}}))
             if reply.WhichOneof("outcome") == "file":
@@ -139,7 +141,7 @@ class Files:
         while (part := self._drive(self._requests.next(number))) is not None:
             yield part
 
-    def put(self, name: str, data: bytes | Iterable[bytes], metadata: Mapping[str, str] | None = None) -> File:
+    def put(self, name: str, data: Part | Iterable[Part], metadata: Mapping[str, str] | None = None) -> File:
         """Stores a file, in place of one of this name. In a dry run only the description is made."""
         number = self._drive(self._requests.create(name, metadata or {}))
         for part in [data] if isinstance(data, (bytes, bytearray, memoryview)) else data:
@@ -185,7 +187,7 @@ class AsyncFiles:
             yield part
 
     async def put(
-        self, name: str, data: bytes | Iterable[bytes] | AsyncIterator[bytes], metadata: Mapping[str, str] | None = None
+        self, name: str, data: Part | Iterable[Part] | AsyncIterator[Part], metadata: Mapping[str, str] | None = None
     ) -> File:
         """Stores a file, in place of one of this name. In a dry run only the description is made."""
         number = await self._drive(self._requests.create(name, metadata or {}))

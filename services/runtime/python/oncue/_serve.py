@@ -71,15 +71,7 @@ def main(arguments: list[str]) -> int:
     _contract.use(begin.contract)
     try:
         function = _load(arguments[0], begin.function)
-        hello = _wire.Frame()
-        hello.hello.lowest = hello.hello.highest = _VERSION
-        hello.hello.sdk, hello.hello.sdk_version = "oncue-python", sys.modules["oncue"].__version__
-        for name, value in function.manifest().items():
-            if isinstance(value, list):
-                getattr(hello.hello.manifest, name).extend(value)
-            else:
-                setattr(hello.hello.manifest, name, value)
-        hello.hello.contract = function.contract()
+        hello = greeting(function)
     except Exception as e:
         traceback.print_exc()
         place = _place(e.__traceback__)
@@ -97,6 +89,21 @@ def main(arguments: list[str]) -> int:
     server = _AsyncServer(function, connection) if function.is_async else _Server(function, connection)
     server.serve()
     return 0
+
+
+def greeting(function: Function) -> Any:
+    """What this child is, for the host."""
+    frame = _wire.Frame()
+    hello = frame.hello
+    hello.lowest = hello.highest = _VERSION
+    hello.sdk, hello.sdk_version = "oncue-python", sys.modules["oncue"].__version__
+    for name, value in function.manifest().items():
+        if isinstance(value, list):
+            getattr(hello.manifest, name).extend(value)
+        else:
+            setattr(hello.manifest, name, value)
+    hello.contract = function.contract()
+    return frame
 
 
 def _load(path: str, name: str) -> Function:
@@ -304,7 +311,7 @@ class _Server:
         return reply.get()
 
     def _run(self, run: Any, result: Any) -> None:
-        work = _Work(self.function, run, result, functools.partial(self._ask, run.number))
+        work = Work(self.function, run, result, functools.partial(self._ask, run.number))
         for place, event in enumerate(work.events()):
             self.begun += 1
             started = time.monotonic()
@@ -393,7 +400,7 @@ class _AsyncServer:
             waiting.set_result(reply)
 
     async def _run(self, run: Any) -> None:
-        work = _Work(self.function, run, _wire.RunResult(), functools.partial(self._ask, run.number))
+        work = Work(self.function, run, _wire.RunResult(), functools.partial(self._ask, run.number))
         for place, event in enumerate(work.events()):
             self.begun += 1
             started = time.monotonic()
@@ -437,7 +444,7 @@ class _Undecodable(Exception):
     """An event whose payload is no message of its type."""
 
 
-class _Work:
+class Work:
     """A run that is being worked off: its row, and what came of its events."""
 
     def __init__(

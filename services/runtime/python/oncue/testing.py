@@ -1,10 +1,16 @@
 """For tests of functions. A handler is a plain function and can be called as one; `call` runs it as Oncue would, with what its
-signature asks for, and says what came of it.
+signature asks for, and says what came of it; an `App` runs several on each other's events, with rows, attempts and dead letters.
 
     def test_an_order_is_billed():
         outcome = call(bill_order, OrderPlaced(order="o1", cents=5), Customer(orders=1))
         assert outcome.events == [OrderBilled(order="o1", cents=5)]
         assert outcome.row.orders == 2
+
+    def test_a_sale_is_counted():
+        with App(bill_order, count_sales) as app:
+            app.publish(OrderPlaced(order="o1", customer="ann", cents=5))
+            app.settle()
+            assert app.row(Sales, "ann").orders == 1
 """
 
 from __future__ import annotations
@@ -16,7 +22,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from oncue import _wire
+from oncue._app import App, AppError, DeadLetter, Tally, complete, luck
 from oncue._function import Context, Delayed, Function, _flat
+
+
+__all__ = ["App", "AppError", "DeadLetter", "MemoryFiles", "Outcome", "Tally", "call", "context", "luck"]
 
 
 @dataclasses.dataclass
@@ -115,7 +125,7 @@ def call(
     surroundings = context(handler, key=key, files=stored)
     result = of.call(event, row, surroundings)
     if asyncio.iscoroutine(result):
-        result = asyncio.run(result)
+        result = complete(result)
     results = list(_flat(result))
     # Whether it could be sent, and whether the row could be stored.
     of.done(results, surroundings)

@@ -3,28 +3,14 @@
 import time
 import unittest
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
-from google.protobuf import descriptor_pb2
-
 from oncue import Context, Delayed, Reject, _contract, _wire, function, reject, row, testing
-from oncue._serve import _Work
+from oncue._serve import Work
 
-
-def contract() -> bytes:
-    """`shop.OrderPlaced` and `shop.OrderBilled`, with the option as bytes: tag 50401, type in field 1, key in field 2."""
-    files = descriptor_pb2.FileDescriptorSet()
-    file = files.file.add(name="shop.proto", package="shop", syntax="proto3")
-    for name, ty in [("OrderPlaced", "shop.order.placed"), ("OrderBilled", "shop.order.billed")]:
-        message = file.message_type.add(name=name)
-        message.field.add(name="order", number=1, type=9, label=1)
-        message.field.add(name="cents", number=2, type=3, label=1)
-        option = b"\x0a" + bytes([len(ty)]) + ty.encode() + b"\x12\x05order"
-        message.options.MergeFromString(b"\x8a\xce\x18" + bytes([len(option)]) + option)
-    return files.SerializeToString()
-
-
-_contract.use(contract())
+# The app of these tests, wherever they are started.
+_contract.folder = str(Path(__file__).parent / "app")
 
 from oncue.events import OrderBilled, OrderPlaced  # noqa: E402
 
@@ -75,7 +61,7 @@ def run(*orders: Any, fields: dict[str, bytes] | None = None, check: bool = Fals
         payload = order if isinstance(order, bytes) else order.SerializeToString()
         made.events.add(id=f"e{place}", type="shop.order.placed", payload=payload, attempt=1)
     of = bill.__oncue__  # type: ignore[attr-defined]
-    work = _Work(of, made, _wire.RunResult())
+    work = Work(of, made, _wire.RunResult())
     for event in work.events():
         started = time.monotonic()
         try:

@@ -194,7 +194,12 @@ export class Func {
 
   /** Descriptor set of all events that it names. */
   contract(): Uint8Array {
-    return descriptors([...this.events.values(), ...[...this.emitted.values()].map((emitted) => emitted.schema)]);
+    return descriptors(this.schemas());
+  }
+
+  /** Schemas of all events that it names. */
+  schemas(): DescMessage[] {
+    return [...this.events.values(), ...[...this.emitted.values()].map((emitted) => emitted.schema)];
   }
 
   /** Type of the events that it acts on, where there is one. */

@@ -52,10 +52,7 @@ export function generate(folder: string): boolean {
 function contract(): Buffer {
   const given = process.env["ONCUE_CONTRACT"];
   if (given) return readFileSync(given);
-  const folder = process.env["ONCUE_BIN_DIR"];
-  const named = process.env["ONCUE_HOST"] ?? (folder && join(folder, "oncue-host"));
-  const host = named && existsSync(named) ? named : "oncue-host";
-  const made = spawnSync(host, ["--contract"], { maxBuffer: MAX });
+  const made = spawnSync(hostProgram(), ["--contract"], { maxBuffer: MAX });
   if (made.error) {
     throw new Error(
       `oncue-host, which compiles the .proto files, cannot be run (${made.error.message}): put it on PATH, name its folder in ` +
@@ -64,6 +61,13 @@ function contract(): Buffer {
   }
   if (made.status !== 0) throw new Error(made.stderr.toString().trim());
   return made.stdout;
+}
+
+/** Program of oncue-host, which knows the events and runs whole apps in tests. */
+export function hostProgram(): string {
+  const folder = process.env["ONCUE_BIN_DIR"];
+  const named = process.env["ONCUE_HOST"] ?? (folder && join(folder, "oncue-host"));
+  return named && existsSync(named) ? named : "oncue-host";
 }
 
 /** Program of protoc-gen-es, as the app has installed it. */

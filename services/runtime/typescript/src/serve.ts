@@ -91,6 +91,12 @@ export function fatal(sentence: string): Buffer {
   return new Writer().message(frame.fatal, (fatal) => fatal.text(1, sentence)).finish();
 }
 
+/** Way to the host, as far as an answer needs it. */
+interface Answers {
+  send(bytes: Buffer): void;
+  end(bytes: Buffer, code: number): void;
+}
+
 /** Works for the host until it says that nothing more will come. */
 export class Server {
   private begun = 0;
@@ -106,7 +112,7 @@ export class Server {
 
   constructor(
     private readonly func: Func,
-    private readonly connection: Connection,
+    private readonly connection: Answers,
   ) {}
 
   take(incoming: Incoming): void {

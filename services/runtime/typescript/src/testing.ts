@@ -1,6 +1,6 @@
 /**
  * For tests of functions. A handler is a plain function and can be called as one; `call` runs it as Oncue would, and says what
- * came of it.
+ * came of it; an `App` runs several on each other's events, with rows, attempts and dead letters.
  *
  *     const outcome = await call(billOrder, create(OrderPlacedSchema, { order: "o1", cents: 5n }), { orders: 1 });
  *     assert.deepEqual(outcome.events, [create(OrderBilledSchema, { order: "o1", cents: 5n })]);
@@ -122,4 +122,6 @@ export async function call<E, R>(
   };
 }
 
+export { App, AppError, luck } from "./app.ts";
+export type { DeadLetter, LuckOptions, Tally } from "./app.ts";
 export type { Delayed };

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use oncue_core::bus::Bus;
-use oncue_tests::cluster::{Cluster, Process, SMALL_STREAMS, children, send, until};
+use oncue_tests::cluster::{Cluster, Process, SMALL_STREAMS, built, children, send, until};
 use oncue_tests::events::{letters, told};
 
 use crate::elastic::until_asleep;
@@ -409,12 +409,26 @@ fn tests_of_the_python_package_pass() {
         .args(["-m", "unittest", "discover", "-s", "tests"])
         .env("PYTHONPATH", &package)
         .env("PYTHONDONTWRITEBYTECODE", "1")
+        .env("ONCUE_HOST", built("oncue-host"))
         .current_dir(&package)
         .output()
         .expect("Python runs");
     let said = String::from_utf8_lossy(&tested.stderr);
     assert!(tested.status.success(), "{said}");
     assert!(!said.contains("Ran 0 tests"), "{said}");
+}
+
+/// `py.typed` promises it: every name has its type, by the strict rules of mypy.
+#[test]
+fn the_python_package_is_typed() {
+    let checked = Command::new(python())
+        .args(["-m", "mypy", "--cache-dir=/dev/null"])
+        .current_dir(root().join("services/runtime/python"))
+        .output()
+        .expect("Python runs");
+    let said = String::from_utf8_lossy(&checked.stdout);
+    assert!(checked.status.success(), "{said}");
+    assert!(said.contains("no issues found in 1"), "{said}");
 }
 
 /// A shell script that knows nothing of us, through its own failures and the deaths of its processes.

@@ -30,7 +30,7 @@ pub fn install(app: &Path) {
 
 #[test]
 fn an_app_in_python_is_made_tested_and_run() {
-    is_made_tested_and_run("python", install, "Ran 3 tests", "bill_order.py");
+    is_made_tested_and_run("python", install, "Ran 5 tests", "bill_order.py");
 }
 
 #[tokio::test]

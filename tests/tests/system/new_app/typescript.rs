@@ -28,7 +28,7 @@ fn install(app: &Path) {
 
 #[test]
 fn an_app_in_typescript_is_made_tested_and_run() {
-    is_made_tested_and_run("typescript", install, "# pass 3", "functions/bill-order.ts");
+    is_made_tested_and_run("typescript", install, "# pass 5", "functions/bill-order.ts");
 }
 
 #[tokio::test]

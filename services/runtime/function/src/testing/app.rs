@@ -1,6 +1,8 @@
 //! An app in process: its functions act on each other's events, in the order in which things go by themselves or in
 //! whatever order luck has it.
 
+mod untyped;
+
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::future::Future;
@@ -27,7 +29,7 @@ use super::ending::Ending;
 use super::job::{Bell, Job};
 use super::streams::header;
 use super::world::{Consumer, Hand, Member, Waiting, World, label};
-use crate::function::Function;
+use crate::function::{Erased, Function};
 use crate::state::{self, State};
 use crate::worker::invocation::{BoxedInvocation, DeadLetterReason, Settlement};
 use crate::worker::key_queues::KeyQueues;
@@ -85,6 +87,8 @@ pub struct App {
     published: usize,
     schedules: usize,
     observed: BTreeMap<String, String>,
+    /// Whether a job that waits for its handler holds up all others: what it waits for is outside, and comes when it likes.
+    is_patient: bool,
 }
 
 /// One key with events in a worker, and the job that has some of them.
@@ -158,6 +162,7 @@ impl App {
             published: 0,
             schedules: 0,
             observed: BTreeMap::new(),
+            is_patient: false,
         }
     }
 
@@ -167,12 +172,19 @@ impl App {
     /// Its signature asks for the impossible, or there is one of its name.
     #[must_use]
     pub fn with<E: Trigger>(mut self, function: Function<E>) -> Self {
-        let function = function.erased;
+        self.add(function.erased)
+            .unwrap_or_else(|why| panic!("{why}"));
+        self
+    }
+
+    /// Adds a function whose types are erased.
+    fn add(&mut self, function: Erased) -> Result<(), String> {
         let name = function.name;
+        if self.members.iter().any(|other| other.name() == name) {
+            return Err(format!("there are two functions {name}"));
+        }
         self.contracts.extend(function.contracts());
-        let member = Member::new(function).unwrap_or_else(|why| panic!("{why}"));
-        let known = self.members.iter().any(|other| other.name() == name);
-        assert!(!known, "there are two functions {name}");
+        let member = Member::new(function)?;
         self.members = self
             .members
             .iter()
@@ -183,7 +195,7 @@ impl App {
         self.queues
             .push(workers.map(|_| KeyQueues::default()).collect());
         self.world.lock().consumers.push(Consumer::default());
-        self
+        Ok(())
     }
 
     /// Fires an event again and again, first when the interval has passed: a `[[schedule]]` of `oncue.toml`. For a function
@@ -559,14 +571,21 @@ impl App {
             self.begin(number);
         }
         let task = &mut self.tasks[number];
-        task.bell.reset();
-        let waker = Waker::from(task.bell.clone());
-        let polled = task
-            .running
-            .as_mut()
-            .map(|job| job.as_mut().poll(&mut Context::from_waker(&waker)));
+        let bell = task.bell.clone();
+        let waker = Waker::from(bell.clone());
+        let driver = self.driver.clone();
+        let polled = loop {
+            bell.reset();
+            let job = task.running.as_mut();
+            let polled = job.map(|job| job.as_mut().poll(&mut Context::from_waker(&waker)));
+            let waits = matches!(polled, Some(Poll::Pending)) && !bell.has_rung();
+            if !waits || !self.is_patient {
+                break polled;
+            }
+            heard(&driver, &bell).await;
+        };
         match polled {
-            Some(Poll::Pending) if !task.bell.has_rung() => {
+            Some(Poll::Pending) if !bell.has_rung() => {
                 // The handler waits: whoever it waits for has its turn.
                 tokio::task::yield_now().await;
             }
@@ -739,6 +758,19 @@ impl App {
         }
         is_new
     }
+}
+
+/// Waits until a job can go on.
+async fn heard(driver: &AtomicWaker, bell: &Bell) {
+    poll_fn(|context| {
+        driver.register(context.waker());
+        if bell.has_rung() {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    })
+    .await;
 }
 
 impl Waiting {

@@ -6,24 +6,26 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Poll, Wake};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::poll_fn;
 use futures::task::AtomicWaker;
-use oncue_core::store::{CommitEvent, Mark, Purpose, Read, RowKey, Run, Status};
+use oncue_core::store::{CommitEvent, Entry, Fields, Mark, Purpose, Read, RowKey, Run, Status};
 
 use super::world::{Member, World, label};
 use crate::error::{Error, Result};
 use crate::files::FileStore;
+use crate::foreign::ForeignCall;
 use crate::state::AnyRow;
-use crate::worker::effects::Effects;
-use crate::worker::effects::{HandledKey, OpenRow};
+use crate::worker::effects::{Effects, HandledKey, Onlooker, OpenRow};
 use crate::worker::invocation::{
     BoxedInvocation, DeadLetterReason, Invocation, RetryReason, Settlement,
 };
 use crate::worker::outputs;
 use crate::worker::reader::KeySnapshot;
+use crate::worker::row_cache::RowSnapshot;
 
 /// Fresh starts after a conflict, as in the worker.
 const MAX_RERUNS: usize = 8;
@@ -174,6 +176,11 @@ impl Job {
                 Err(settlement) => handled.fail(event, settlement),
             }
         }
+        if let Some(call) = &effects.function.foreign {
+            self.run_foreign(call, key, &row, allowed, &mut handled)
+                .await;
+            return handled;
+        }
         let Some(OpenRow { mut state, events }) = effects.open(&row, allowed, &mut handled) else {
             return handled;
         };
@@ -197,6 +204,41 @@ impl Job {
         }
         effects.prepare(key, &row, state.as_ref(), done, commits, &mut handled);
         handled
+    }
+
+    /// Runs a handler that is elsewhere on all events at once, as the worker does. Its time is its own: a debugger may hold it.
+    async fn run_foreign(
+        &self,
+        call: &ForeignCall,
+        key: &str,
+        row: &RowSnapshot,
+        mut fresh: Vec<BoxedInvocation>,
+        handled: &mut HandledKey,
+    ) {
+        if fresh.is_empty() {
+            return;
+        }
+        for event in &fresh {
+            self.note(|| format!("runs {}", name(event)));
+        }
+        let effects = &self.member().effects;
+        let files = FileStore::Memory(self.world.files.clone());
+        let run = effects.foreign_run(key, row, &mut fresh, files);
+        let answered = call(run).await;
+        match answered.and_then(|answer| answer.of_events(fresh.len())) {
+            Ok(answer) => {
+                for (event, outcome) in fresh.iter().zip(&answer.events) {
+                    if let Err(failure) = &outcome.result {
+                        self.note(|| format!("fails on {}: {}", name(event), failure.text));
+                    }
+                }
+                effects.take_answer(key, row, fresh, answer, self, handled);
+            }
+            Err(lost) => {
+                self.note(|| format!("fails: {}", lost.text()));
+                effects.lose(fresh, &lost, handled);
+            }
+        }
     }
 
     fn count_run(&self, event: &mut Invocation) -> std::result::Result<(), Settlement> {
@@ -373,4 +415,19 @@ impl Job {
 /// Name of an event in a journal.
 pub(super) fn name(event: &Invocation) -> String {
     label(&event.meta.ty, event.key(), &event.meta.id)
+}
+
+/// Nobody counts or follows flows here; the time is that of the app.
+impl Onlooker for Job {
+    fn ran(&self, _: &Invocation, _: Duration, _: Option<&'static str>) {}
+
+    fn row(&self, _: &Invocation, _: &Fields, _: Option<&Fields>, _: usize) {}
+
+    fn entry(&self, _: &Invocation) -> Option<Box<Entry>> {
+        None
+    }
+
+    fn now(&self) -> u64 {
+        self.world.now()
+    }
 }

@@ -1,6 +1,8 @@
 //! Effects: what a run of a handler comes to, found without any server. The author's test kit drives handlers by this file
 //! as well, so that it cannot differ from the worker in what an event means, makes and is refused for.
 
+mod foreign;
+
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
@@ -20,6 +22,8 @@ use crate::worker::invocation::{
 use crate::worker::outputs::{self, OutputMaker};
 use crate::worker::row_cache::{self, RowSnapshot};
 use crate::worker::watchdog;
+
+pub(crate) use self::foreign::Onlooker;
 
 /// The function with its limits, and the maker of its outputs.
 pub(crate) struct Effects {

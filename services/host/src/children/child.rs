@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, watch};
 use crate::convert::{self, Description};
 use crate::dispatch::{Dispatcher, Ended, FAREWELL, told_to_stop};
 use crate::files::OpenFiles;
-use crate::frames::{FrameReader, MAX_FRAME, NoFrame, encode};
+use crate::frames::{FrameReader, MAX_FRAME, NoFrame, VERSION, encode};
 use crate::output::{self, LastLine, Owner};
 use crate::process::{LAST_WORDS, Process, end_text};
 use crate::protocol as wire;
@@ -19,8 +19,6 @@ use crate::protocol::frame::Frame as Content;
 use crate::protocol::log::Severity;
 use crate::spec::Spec;
 
-/// Version of the protocol that this host speaks.
-const VERSION: u32 = 1;
 /// Time a child has to say what it is: some import for long.
 const HELLO: Duration = Duration::from_mins(1);
 /// Time that a child has to answer a cancelled run, and to end once it has closed its socket.
