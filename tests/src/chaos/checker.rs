@@ -366,7 +366,9 @@ async fn counts(arena: &mut Arena) -> u64 {
     };
     let (viewed, milestones) = (stored("web.page.viewed"), stored("web.page.milestone"));
     let wire = arena.nats.wire();
-    (arena.report.redeliveries, arena.report.unsent) = (wire.redeliveries, wire.unsent);
+    arena.report.redeliveries = wire.redeliveries;
+    arena.report.unsent = wire.unsent;
+    arena.report.naks = wire.naks;
     let tried = arena
         .sent()
         .iter()

@@ -52,6 +52,8 @@ pub struct Report {
     pub redeliveries: u64,
     /// Of these, those that no worker had been given before.
     pub unsent: u64,
+    /// Deliveries that workers gave back with a word.
+    pub naks: u64,
     /// Messages beyond the first under one id.
     pub copies: u64,
     pub ok: u64,
@@ -155,6 +157,7 @@ impl Report {
             (&mut self.injected, other.injected),
             (&mut self.redeliveries, other.redeliveries),
             (&mut self.unsent, other.unsent),
+            (&mut self.naks, other.naks),
             (&mut self.copies, other.copies),
             (&mut self.ok, other.ok),
             (&mut self.lost, other.lost),

@@ -290,6 +290,13 @@ async fn old_and_new_rows_live_side_by_side() {
     first
         .oncue(&nothing)
         .says(1, &["there is nothing under changes//nobody"]);
+    for unknown in [
+        &["state", "get", "nosuch", "x"][..],
+        &["state", "ls", "nosuch"],
+    ] {
+        let said = ["no function has a table nosuch", "tables: changes"];
+        first.oncue(unknown).says(1, &said);
+    }
     old.stop().await;
     // Nor is the old one let in again.
     rows.oncue(&["apply"]).says(0, &[]);

@@ -1,12 +1,17 @@
-//! `oncue state`: rows and other values of state tables, by their real keys. `edit` changes one by hand, which goes on record.
+//! `oncue state`: rows and other values of state tables, by their real keys, without what the contract calls sensitive. `edit`
+//! changes one by hand, which goes on record.
 
 mod edit;
 
-use oncue_admin::stores::rows::fields;
+use std::collections::BTreeSet;
+
+use oncue_admin::stores::rows;
 use oncue_core::store::{KeyedRow, StateValue};
+use oncue_proto::HIDDEN;
 use serde_json::{Value, json};
 
 use crate::exit::{self, Failure};
+use crate::manifests;
 use crate::settings::Settings;
 use crate::terminal::paint::{DIM, NAME, paint, remark, say};
 use crate::terminal::table::{self, text};
@@ -58,26 +63,30 @@ pub async fn run(verb: Verb, settings: &Settings) -> Result<u8, Failure> {
 
 async fn ls(args: &LsArgs, settings: &Settings) -> Result<u8, Failure> {
     let store = settings.store().await?;
-    let mut rows: Vec<KeyedRow> = Vec::new();
+    let sensitive = settings.catalog().await?.sensitive_names();
+    let mut found: Vec<KeyedRow> = Vec::new();
     let mut cursor = 0;
     loop {
         let page = store.rows(&args.table, cursor).await;
         let page = page.map_err(Failure::silent)?;
-        rows.extend(page.rows);
+        found.extend(page.rows);
         cursor = page.next;
-        if cursor == 0 || rows.len() > args.limit {
+        if cursor == 0 || found.len() > args.limit {
             break;
         }
     }
-    let more = rows.len() > args.limit || cursor != 0;
-    rows.truncate(args.limit);
-    rows.sort_by(|a, b| a.key.cmp(&b.key));
+    if found.is_empty() {
+        known(&args.table, settings).await?;
+    }
+    let more = found.len() > args.limit || cursor != 0;
+    found.truncate(args.limit);
+    found.sort_by(|a, b| a.key.cmp(&b.key));
     if args.json {
-        for KeyedRow { key, row } in &rows {
-            say(json!({ "key": key, "row": fields(row) }));
+        for KeyedRow { key, row } in &found {
+            say(json!({ "key": key, "row": rows::shown(row, &sensitive) }));
         }
     } else {
-        let lines: Vec<Vec<table::Cell>> = rows.iter().map(line).collect();
+        let lines: Vec<Vec<table::Cell>> = found.iter().map(|row| line(row, &sensitive)).collect();
         say(table::render(&["KEY", "ROW"], &lines));
     }
     if more {
@@ -91,8 +100,8 @@ async fn ls(args: &LsArgs, settings: &Settings) -> Result<u8, Failure> {
 }
 
 /// Row in a list: its key, and its fields as far as there is room.
-fn line(KeyedRow { key, row }: &KeyedRow) -> Vec<table::Cell> {
-    let whole = Value::Object(fields(row)).to_string();
+fn line(KeyedRow { key, row }: &KeyedRow, sensitive: &BTreeSet<String>) -> Vec<table::Cell> {
+    let whole = Value::Object(rows::shown(row, sensitive)).to_string();
     let mut brief: String = whole.chars().take(BRIEF).collect();
     if brief.len() < whole.len() {
         brief.push('…');
@@ -102,15 +111,20 @@ fn line(KeyedRow { key, row }: &KeyedRow) -> Vec<table::Cell> {
 
 async fn get(args: &GetArgs, settings: &Settings) -> Result<u8, Failure> {
     let store = settings.store().await?;
-    let found = store.show(&args.table, &args.key).await;
+    let sensitive = settings.catalog().await?.sensitive_names();
+    let found = store.look_up(&args.table, &args.key).await;
     let Some(value) = found.map_err(Failure::silent)? else {
+        known(&args.table, settings).await?;
         let what = format!("there is nothing under {}/{}", args.table, args.key);
         return Err(Failure::failed(what).advise(
             "`oncue state ls TABLE` lists keys; a row begins with the first event of its key",
         ));
     };
     let shown = match &value {
-        StateValue::Row(row) => Value::Object(fields(row)),
+        StateValue::Row(row) => Value::Object(rows::shown(row, &sensitive)),
+        // Members have no names of fields by which they could be told to be sensitive.
+        StateValue::Members(members) if !sensitive.is_empty() => hidden(members.len()),
+        StateValue::Ranking(ranking) if !sensitive.is_empty() => hidden(ranking.len()),
         StateValue::Members(members) => json!(members),
         StateValue::Ranking(ranking) => json!(ranking),
         StateValue::Count(count) => json!(count),
@@ -133,7 +147,33 @@ async fn get(args: &GetArgs, settings: &Settings) -> Result<u8, Failure> {
     } else {
         say(&shown);
     }
-    let key = store.keys().row(&args.table, &args.key);
+    let key = store.keys().looked_for(&args.table, &args.key);
     remark(paint(DIM, format_args!("in Redis: {key}")));
     Ok(exit::OK)
+}
+
+/// Refuses a table that no function declares, once nothing was found in it.
+async fn known(table: &str, settings: &Settings) -> Result<(), Failure> {
+    let names: Vec<String> = settings.config.functions.keys().cloned().collect();
+    // Whose programs are not here cannot be asked, and may have any table.
+    let Ok(manifests) = manifests::of(settings, &names).await else {
+        return Ok(());
+    };
+    let tables = rows::tables(&manifests);
+    let any = manifests
+        .iter()
+        .any(|manifest| manifest.changes.iter().any(|table| table == "*"));
+    if any || tables.is_empty() || tables.iter().any(|known| known.name == table) {
+        return Ok(());
+    }
+    let names: Vec<&str> = tables.iter().map(|table| table.name.as_str()).collect();
+    Err(
+        Failure::failed(format_args!("no function has a table {table}"))
+            .advise(format!("tables: {}", names.join(", "))),
+    )
+}
+
+/// Members that are not shown, and how many they are.
+fn hidden(count: usize) -> Value {
+    json!({ "members": HIDDEN, "count": count })
 }

@@ -107,12 +107,12 @@ pub async fn one(
     // Of many not even the first are read: Redis would do nothing else meanwhile. And members have no names of fields, so nothing
     // says which of them came from what is sensitive: under a contract that calls anything so, none is shown.
     if let Some(count) = members.filter(|count| *count > MAX_READ || !sensitive.is_empty()) {
-        let redis = app.store.keys().row(&table, &key);
+        let redis = app.store.keys().looked_for(&table, &key);
         return Ok(Json(json!({
             "kind": "members", "count": count, "members": null, "table": table, "key": key, "redis": redis,
         })));
     }
-    let found = app.store.show(&table, &key).await.map_err(away)?;
+    let found = app.store.look_up(&table, &key).await.map_err(away)?;
     let Some(value) = found else {
         let why = format!("there is nothing under {table}/{key}");
         return Err(Problem::new(NOT_FOUND, why));
@@ -141,7 +141,7 @@ pub async fn one(
     };
     shown["table"] = table.clone().into();
     shown["key"] = key.clone().into();
-    shown["redis"] = app.store.keys().row(&table, &key).into();
+    shown["redis"] = app.store.keys().looked_for(&table, &key).into();
     Ok(Json(shown))
 }
 

@@ -47,7 +47,13 @@ pub async fn terminations(plan: Plan) -> Report {
     // What the server has in its own queue when a worker unsubscribes never reaches it, and goes to the next one at once.
     let unsent = report.unsent;
     let left = report.redeliveries - unsent;
-    report.must(left == 0, format!("{left} events were left in hand"));
+    report.must(
+        left == 0,
+        format!(
+            "{left} events were left in hand; {} were given back with a word",
+            report.naks
+        ),
+    );
     report
         .note(format!("{unsent} events were still with the server when their worker left, which sent them elsewhere"));
     enough(&mut report, 100);

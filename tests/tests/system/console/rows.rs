@@ -118,6 +118,22 @@ async fn tables_and_rows_are_shown_without_what_is_sensitive() {
         (&json!("members"), &json!(1))
     );
 
+    // Nor does the command show them.
+    for verb in [
+        &["state", "ls", "pages"][..],
+        &["state", "ls", "pages", "--json"],
+        &["state", "get", "pages", PAGE],
+        &["state", "get", "pages", PAGE, "--json"],
+        &["state", "get", "visitors", "all"],
+        &["state", "get", "visitors", "all", "--json"],
+    ] {
+        let output = console.cluster.output("oncue", verb);
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "{verb:?}");
+        assert!(!said.contains("ann-in-person"), "{verb:?}: {said}");
+        assert!(said.contains("(sensitive)"), "{verb:?}: {said}");
+    }
+
     let nothing = console.get_as(&cookie, "/api/tables/pages/row?key=x").await;
     nothing.problem(404, "not-found");
     for wrong in ["pages*", "a:b", "%5Ba%5D"] {

@@ -173,3 +173,18 @@ async fn what_is_nobodys_to_see_is_not_read() {
         json!([{ "subject": "dlq.app.f", "messages": 1 }])
     );
 }
+
+/// The server ends an answer before all was said where it is too large; what it left out is asked for again.
+#[tokio::test]
+async fn a_page_of_many_megabytes_misses_nothing() {
+    const MESSAGES: u64 = 90;
+    let console = Console::open().await;
+    let visitor = "v".repeat(900_000);
+    for number in 1..=MESSAGES {
+        let meta = viewed(&format!("e-{number}"));
+        let payload = json!({ "page": "/home", "visitor": visitor });
+        console.publish(&meta, "/home", payload).await;
+    }
+    let page = messages(&console, "limit=100").await;
+    assert_eq!(sequences(&page), (1..=MESSAGES).rev().collect::<Vec<_>>());
+}

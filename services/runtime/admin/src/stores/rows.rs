@@ -213,7 +213,7 @@ pub async fn plan<'c>(
         return Err(EditError::Nothing);
     }
     let place = format!("{}/{}", change.table, change.key);
-    let row = match store.show(change.table, change.key).await? {
+    let row = match store.look_up(change.table, change.key).await? {
         Some(StateValue::Row(row)) => row,
         Some(_) => return Err(EditError::NoRow(place)),
         None => return Err(EditError::Missing(place)),

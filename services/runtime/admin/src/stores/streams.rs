@@ -7,7 +7,7 @@
 use oncue_core::app::AppName;
 use oncue_core::bus::info::StreamInfo;
 use oncue_core::bus::layout::{DLQ, TIMER, VALUES};
-use oncue_core::bus::{Bus, Slice, StoredMessage};
+use oncue_core::bus::{Bus, ReadBatch, Slice, StoredMessage};
 use serde::Serialize;
 
 use crate::AdminError;
@@ -240,10 +240,14 @@ pub async fn newest(
             messages: room + 1,
             bytes: 0,
         };
-        let mut batch = bus.read_slice(stream, &slice).await?;
+        let ReadBatch { messages, left } = bus.read_batch(stream, &slice).await?;
+        let mut batch = messages;
+        // Many megabytes: the server has ended before it came to where this page begins.
+        let reached = batch.last().map_or(0, |last| last.sequence);
+        let is_cut = left > 0 && batch.len() <= room && reached + 1 < end;
         // A slice has no end of its own; what lies beyond was looked at before.
         batch.retain(|found| found.sequence < end);
-        if batch.len() > room {
+        if batch.len() > room || (is_cut && end - begin > 1) {
             width = (end - begin).div_ceil(2);
             continue;
         }

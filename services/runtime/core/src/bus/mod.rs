@@ -67,7 +67,7 @@ pub use self::headers::Headers;
 use self::publish::Acks;
 pub use self::publish::{Outbound, size};
 pub use self::purge::{purge, purgeable, purgeable_early};
-pub use self::read::{Slice, StoredMessage};
+pub use self::read::{ReadBatch, Slice, StoredMessage};
 pub use self::snapshot::StreamSnapshot;
 use crate::app::AppName;
 use crate::config::NatsServer;

@@ -31,6 +31,14 @@ pub struct StoredMessage {
     pub payload: Bytes,
 }
 
+/// Messages of one answer, in order.
+#[derive(Debug, Default)]
+pub struct ReadBatch {
+    pub messages: Vec<StoredMessage>,
+    /// Messages of the subject behind the last one.
+    pub left: u64,
+}
+
 impl StoredMessage {
     /// First value of a header, whose name is compared without case.
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -100,6 +108,12 @@ impl Bus {
         stream: &str,
         slice: &Slice<'_>,
     ) -> Result<Vec<StoredMessage>, BusError> {
+        Ok(self.read_batch(stream, slice).await?.messages)
+    }
+
+    /// As [`read_slice`](Self::read_slice), with what the server says is left: it ends a batch before its number is reached
+    /// where the bytes are too many for it.
+    pub async fn read_batch(&self, stream: &str, slice: &Slice<'_>) -> Result<ReadBatch, BusError> {
         let mut query = json!({ "next_by_subj": slice.subject, "batch": slice.messages });
         match slice.since {
             Some(time) => query["start_time"] = event::format_time(time).into(),
@@ -120,7 +134,7 @@ impl Bus {
             .publish_with_reply(request, inbox, query.to_string().into())
             .await;
         asked.map_err(|e| failed(stream, e))?;
-        let mut batch = Vec::new();
+        let mut batch = ReadBatch::default();
         loop {
             let answer = tokio::time::timeout(MESSAGE_TIMEOUT, answers.next()).await;
             let answer = answer
@@ -143,11 +157,12 @@ impl Bus {
                     "Nats-Sequence" => found.sequence = value.parse().unwrap_or(0),
                     "Nats-Time-Stamp" => found.time = event::parse_time(value).unwrap_or(0),
                     "Nats-Subject" => value.clone_into(&mut found.subject),
-                    "Nats-Stream" | "Nats-Num-Pending" | "Nats-Last-Sequence" => {}
+                    "Nats-Num-Pending" => batch.left = value.parse().unwrap_or(0),
+                    "Nats-Stream" | "Nats-Last-Sequence" => {}
                     _ => found.headers.push((name.to_owned(), value.to_owned())),
                 }
             }
-            batch.push(found);
+            batch.messages.push(found);
         }
     }
 

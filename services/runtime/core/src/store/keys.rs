@@ -43,7 +43,33 @@ impl Keys {
         self.in_partition(event::partition(key), format_args!("s:{table}:{name}"))
     }
 
-    /// Pattern of all rows of a table, for `SCAN`.
+    /// Row that a person looks for: by the key of its events, or as lists name one whose key was too long to be kept, by its
+    /// hash and partition, `~HASH@p17`.
+    pub fn looked_for(&self, table: &str, key: &str) -> String {
+        let hashed = key.strip_prefix('~').and_then(|rest| rest.split_once("@p"));
+        match hashed {
+            Some((hash, partition)) if is_hash(hash) && partition.parse::<u32>().is_ok() => {
+                self.of(format_args!("{{p{partition}}}:s:{table}:~{hash}"))
+            }
+            _ => self.row(table, key),
+        }
+    }
+
+    /// Key of the events of a row, out of its place in Redis: `None` for what is no row of the table, however alike it looks.
+    pub fn key_of_row(table: &str, place: &str) -> Option<String> {
+        let mut parts = place.splitn(5, ':').skip(1);
+        let partition = parts.next()?.strip_prefix("{p")?.strip_suffix('}')?;
+        if parts.next()? != "s" || parts.next()? != table {
+            return None;
+        }
+        let name = parts.next()?;
+        if name.starts_with('~') {
+            return Some(format!("{name}@p{partition}"));
+        }
+        Some(event::percent_decode(name).unwrap_or_else(|| name.to_owned()))
+    }
+
+    /// Pattern of all rows of a table, for `SCAN`; other keys may look alike, see [`key_of_row`](Self::key_of_row).
     pub fn rows(&self, table: &str) -> String {
         self.of(format_args!("{{p*}}:s:{table}:*"))
     }
@@ -144,6 +170,10 @@ impl Keys {
     }
 }
 
+fn is_hash(text: &str) -> bool {
+    text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,6 +188,27 @@ mod tests {
         assert!(!outbox.starts_with(&keys.outboxes(name.tag(), "count")));
         assert_eq!(keys.index_of(&outbox), "app:u:count-views");
         assert_eq!(Keys::function_of(&outbox), "count-views");
+    }
+
+    #[test]
+    fn a_row_is_told_from_what_looks_alike_and_found_again() {
+        let keys = Keys::default();
+        let long = "x".repeat(300);
+        for key in ["/home", "a:b", "~", "}:s:pages:y", long.as_str()] {
+            let place = keys.row("pages", key);
+            let shown = Keys::key_of_row("pages", &place).expect("a row of the table");
+            assert_eq!(keys.looked_for("pages", &shown), place, "{shown}");
+            assert_eq!(shown == key, key != long, "{shown}");
+            assert_eq!(Keys::key_of_row("page", &place), None);
+        }
+        let alike = keys.row("other", "}:s:pages:x");
+        assert_eq!(Keys::key_of_row("pages", &alike), None);
+        // What a client may call so is its own row.
+        let forged = format!("~{}@p1", "a".repeat(32));
+        assert_ne!(
+            keys.row("pages", &forged),
+            keys.looked_for("pages", &forged)
+        );
     }
 
     #[test]

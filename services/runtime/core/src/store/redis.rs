@@ -615,7 +615,15 @@ impl Store {
     /// Value under a key of a state table, whatever its kind; `None` where there is none. For programs that show
     /// state: two commands, between which the value may change.
     pub async fn show(&self, table: &str, key: &str) -> Result<Option<StateValue>, StoreError> {
-        let key = self.keys.row(table, key);
+        self.show_at(self.keys.row(table, key)).await
+    }
+
+    /// As [`show`](Self::show), for a person: a row whose key was too long to be kept goes by its hash, as lists of rows name it.
+    pub async fn look_up(&self, table: &str, key: &str) -> Result<Option<StateValue>, StoreError> {
+        self.show_at(self.keys.looked_for(table, key)).await
+    }
+
+    async fn show_at(&self, key: String) -> Result<Option<StateValue>, StoreError> {
         let mut c = self.connection();
         let kind: String = cmd("TYPE").arg(&key).query_async(&mut c).await?;
         Ok(match kind.as_str() {

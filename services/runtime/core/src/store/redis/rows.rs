@@ -4,13 +4,12 @@ use redis::cmd;
 
 use super::wire::{row, stored};
 use super::{Store, is_library_missing, next_reply};
-use crate::store::{Row, SCHEMA, StoreError};
-use oncue_proto::event;
+use crate::store::{Keys, Row, SCHEMA, StoreError};
 
 /// Keys that one `SCAN` looks at.
 const KEYS_AT_A_TIME: usize = 1000;
 
-/// A row with its key, as far as the key can be told: of a long one only the hash.
+/// A row with its key; one that was too long to be kept as its hash and partition, see [`Keys::looked_for`].
 #[derive(Debug, Clone)]
 pub struct KeyedRow {
     pub key: String,
@@ -79,22 +78,20 @@ impl Store {
         }
         let mut replies = self.query(&pipe).await?.into_iter();
         let mut rows = Vec::with_capacity(keys.len());
-        for key in keys {
+        for place in keys {
             let row = row(next_reply(&mut replies)?)?;
             // What blind operations have made is no row of a function's own, and one that is gone is none at all.
             if row.fields.is_empty() {
                 continue;
             }
-            let name = key.splitn(5, ':').nth(4).unwrap_or(&key);
-            let key = event::percent_decode(name).unwrap_or_else(|| name.to_owned());
-            rows.push(KeyedRow { key, row });
+            rows.extend(Keys::key_of_row(table, &place).map(|key| KeyedRow { key, row }));
         }
         Ok(RowPage { rows, next })
     }
 
     /// Members of a set or a ranking; `None` for whatever else stands there, or nothing.
     pub async fn members(&self, table: &str, key: &str) -> Result<Option<u64>, StoreError> {
-        let key = self.keys.row(table, key);
+        let key = self.keys.looked_for(table, key);
         let mut c = self.connection();
         let kind: String = cmd("TYPE").arg(&key).query_async(&mut c).await?;
         let count = match kind.as_str() {
@@ -110,7 +107,7 @@ impl Store {
         let mut call = cmd("FCALL");
         call.arg(self.function.replace("commit", "edit"))
             .arg(2)
-            .arg(self.keys.row(edit.table, edit.key))
+            .arg(self.keys.looked_for(edit.table, edit.key))
             .arg(self.keys.of(EDITS))
             .arg(edit.version)
             .arg(edit.record)
