@@ -21,7 +21,7 @@ FLOWS ?= 1000
 # What `make bench` runs: CASES="clicks hot", ROUNDS=5, QUICK=1.
 BENCH := $(if $(QUICK),--quick) $(if $(ROUNDS),--rounds $(ROUNDS)) --json $(BIN)/bench.json $(CASES)
 
-.PHONY: up test chaos breakages losses app dist dist-test flows bench bench-peers bench-counts bench-report measure saved browser openapi oidc screenshots browser-tools lint fmt check install clean help
+.PHONY: up test sizes chaos breakages losses app dist dist-test flows bench bench-peers bench-counts bench-report measure saved browser openapi oidc screenshots browser-tools lint fmt check install clean help
 .DEFAULT_GOAL := help
 
 up: install ## Run everything on this machine; Ctrl-C stops it all. PROFILE=durable survives power cuts; BUILD=release; ARGS="--only count-views"
@@ -120,6 +120,11 @@ browser: install browser-tools ## Click through the console in headless Chromium
 	@cargo build --locked --bin oncue-console --bin oncue --bin crowd
 	@if [ -d tests/browser/node_modules ]; then timeout 1200 node tests/browser/run.mjs; \
 	else echo "browser tests: skipped, they need node 20 or later with npm"; fi
+
+sizes: install browser-tools ## Measure the console with 100,000 dead letters, a flow of 10,000 events, a stream of a million, 10,000 events/s
+	@$(RELEASE)
+	@cargo build --release --locked --package oncue-tests --bin crowd
+	@node tests/browser/sizes.mjs release
 
 openapi: install ## Ask a gateway all that its OpenAPI document allows and forbids, for MINUTES=10; no 500, no undocumented answer
 	@[ -x .oncue/openapi/bin/schemathesis ] || { python3 -m venv .oncue/openapi && .oncue/openapi/bin/pip install --quiet --disable-pip-version-check schemathesis==4.32.5; }

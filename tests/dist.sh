@@ -105,6 +105,9 @@ try() {
     "${bare[@]}" oncue new tsshop --lang typescript >/dev/null
     grep -q '"file:vendor/oncue.tgz"' tsshop/package.json && cmp tsshop/vendor/oncue.tgz "$home/typescript/oncue.tgz" &&
         tar -tzf tsshop/vendor/oncue.tgz package/dist/cli.js >/dev/null || fail "the app in TypeScript does not carry what the package brings"
+    echo "of another version" >tsshop/vendor/oncue.tgz
+    (cd tsshop && "${bare[@]}" oncue vendor >/dev/null) && cmp tsshop/vendor/oncue.tgz "$home/typescript/oncue.tgz" ||
+        fail "oncue vendor leaves an app in TypeScript what another version had"
     said=$(cd tsshop && "${bare[@]}" timeout --signal INT 2 oncue dev 2>&1) || true
     [[ $said == *"run npm install"* ]] || fail "before npm install it says: $said"
     "${bare[@]}" oncue new pyshop --lang python >/dev/null

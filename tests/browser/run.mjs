@@ -308,6 +308,16 @@ test("dead letters are read, tried, redriven and dropped", async ({ page, crowd 
   // Nothing is ticked any more, and the buttons say so: what they say is what they do.
   await page.waitForSelector("text=Drop all 8");
   assert.equal(await page.locator('.bench tbody input:checked').count(), 0);
+  // Somebody sees to it, which the others see, and lets it go.
+  await page.click('.bench .owner >> text=See to it');
+  await page.waitForSelector("#ask[open]");
+  await page.fill("#ask-why", "the tax office is told");
+  await page.click("#ask-yes");
+  await page.waitForFunction(() => /ann@.* sees to it since .*: the tax office is told/.test(document.querySelector(".bench .owner").textContent));
+  await page.waitForFunction(() => document.querySelector(".groups button[aria-pressed=true]").textContent.includes("sees to it"));
+  await shoot(page, "letters-owner");
+  await page.click('.bench .owner >> text=Let it go');
+  await page.waitForFunction(() => document.querySelector(".bench .owner").textContent.includes("nobody sees to it"));
   await page.locator('.bench tbody input[type="checkbox"]').first().check();
   await page.click("text=Drop 1 chosen");
   await page.waitForSelector("#ask[open]");
@@ -316,6 +326,18 @@ test("dead letters are read, tried, redriven and dropped", async ({ page, crowd 
   assert.match(await said(page, "#ask"), /Drop 1 letter for good/);
   await page.click("#ask-yes");
   await page.waitForFunction(() => document.querySelector(".groups .badge").textContent === "7");
+});
+
+test("versions at work side by side are compared", async ({ page, crowd }) => {
+  await page.goto(at(crowd, "map/order-step-0-00"));
+  // The first whole minute may still be under way.
+  await page.waitForFunction(() => document.getElementById("panel").textContent.includes("Versions compared"), null, { timeout: 150_000 });
+  const rows = page.locator('#panel [aria-label="Versions compared"] tbody tr');
+  const versions = await rows.evaluateAll((all) => all.map((row) => row.querySelector("th").textContent));
+  assert.deepEqual(versions.toSorted(), ["1.0.0", "1.1.0"]);
+  assert.match(await rows.first().textContent(), /\d\/s.*ms/);
+  await shoot(page, "versions");
+  await page.click('#panel button[aria-label="Close"]');
 });
 
 test("light, dark and a phone", async ({ page, browser, crowd }) => {

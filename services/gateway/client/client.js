@@ -32,7 +32,7 @@ export class Problem extends Error {
 /**
  * @typedef {object} Flow
  * @property {string} id
- * @property {"complete" | "running" | "lost"} status
+ * @property {"complete" | "running" | "failed" | "lost"} status
  * @property {number} open Steps that are still to be taken.
  * @property {{id: string, type: string, key: string, steps: object[]}[]} events
  */

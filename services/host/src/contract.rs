@@ -47,7 +47,8 @@ fn compile(folder: &Path) -> Result<Vec<u8>, String> {
     let compiled = compiler.include_imports(true).open_files(files);
     match compiled {
         Ok(compiler) => Ok(compiler.encode_file_descriptor_set()),
-        Err(e) => Err(format!("{}/{e}", folder.display())),
+        // As debug it has file, line and column.
+        Err(e) => Err(format!("{}/{e:?}", folder.display())),
     }
 }
 

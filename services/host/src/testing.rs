@@ -27,6 +27,7 @@ use oncue_proto::Catalog;
 use parking_lot::Mutex;
 use prost::Message as _;
 use serde_json::{Value, json};
+use tokio::signal::unix::SignalKind;
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -51,6 +52,9 @@ pub fn serve() -> ExitCode {
         .build();
     match runtime {
         Ok(runtime) => runtime.block_on(async {
+            // Meant for the test, whose end is the end of this as well.
+            let interrupt = SignalKind::interrupt();
+            let _ignored = tokio::signal::unix::signal(interrupt);
             let functions = Functions::default();
             let acts = read(&functions);
             let kit = Kit {
@@ -79,21 +83,33 @@ fn read(functions: &Functions) -> UnboundedReceiver<Numbered> {
             let parsed =
                 read.and_then(|line| serde_json::from_str(&line).map_err(|e| e.to_string()));
             match parsed {
-                Ok(Line::Act { number, act }) => {
-                    let _ = acts.send((number, act));
-                }
+                Ok(Line::Act { number, act }) => match Act::read(act) {
+                    Ok(act) => {
+                        let _ = acts.send((number, act));
+                    }
+                    Err(why) => say(&json!({ "number": number, "error": why })),
+                },
                 Ok(Line::Frame { function, frame }) => {
                     let known = functions.lock().get(&function).cloned();
-                    if let (Some(known), Ok(content)) = (known, decoded(&frame)) {
-                        known.take(content, &runtime);
+                    match (known, decoded(&frame)) {
+                        (Some(known), Ok(content)) => known.take(content, &runtime),
+                        (None, _) => {
+                            lost(&format!("a frame of {function}, which it does not know"));
+                        }
+                        (_, Err(why)) => lost(&format!("no frame of {function}: {why}")),
                     }
                 }
-                Err(e) => say(&json!({ "number": 0, "error": format!("no line of a test: {e}") })),
+                Err(why) => lost(&format!("no line of a test: {why}")),
             }
         }
         std::process::exit(0);
     });
     receiver
+}
+
+/// Tells the test that it is not understood, whatever it waits for.
+fn lost(why: &str) {
+    say(&json!({ "number": 0, "error": format!("oncue-host has read {why}") }));
 }
 
 /// Writes a line to the test.
@@ -161,11 +177,17 @@ impl Kit {
                 Ok(Value::Null)
             }
             Act::Time => Ok(json!(app.now())),
-            Act::Row(place) => Ok(app.fields(&place.table, &place.key).map_or(
-                Value::Null,
-                |(version, fields)| json!({ "version": version, "fields": fields }),
-            )),
-            Act::State(place) => Ok(app.state(&place.table, &place.key)),
+            Act::Row(place) => {
+                app.check_table(&place.table)?;
+                let found = app.fields(&place.table, &place.key);
+                let row =
+                    found.map(|(version, fields)| json!({ "version": version, "fields": fields }));
+                Ok(row.unwrap_or_default())
+            }
+            Act::State(place) => {
+                app.check_table(&place.table)?;
+                Ok(app.state(&place.table, &place.key))
+            }
             Act::Events { ty } => {
                 let found = app.payloads(&ty).into_iter();
                 Ok(found.map(|payload| STANDARD.encode(payload)).collect())
@@ -233,7 +255,7 @@ impl Kit {
                 let key = self.key(&event.ty, &payload)?;
                 app.every_encoded(interval, &event.ty, &key, payload);
             }
-            Fired::Function { function } => app.every_timer(interval, &function),
+            Fired::Function { function } => app.every_timer(interval, &function)?,
         }
         Ok(Value::Null)
     }

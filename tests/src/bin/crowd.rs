@@ -2,7 +2,7 @@
 //! the console; the workers only say who they are and count, since two hundred processes would prove nothing more about a
 //! page. Prints the console's address once all is there, and goes on until its stdin closes.
 //!
-//!     crowd [FUNCTIONS] [EVENTS A SECOND]
+//!     crowd [FUNCTIONS] [EVENTS A SECOND] [DEAD LETTERS] [EVENTS OF ONE FLOW] [EVENTS IN ONE STREAM]
 
 use std::fmt::Write as _;
 use std::io::Read as _;
@@ -28,6 +28,8 @@ const TOKEN: &str = "the-token-of-the-crowd";
 const ROW: usize = 10;
 const NOUNS: [&str; 5] = ["order", "invoice", "parcel", "ticket", "account"];
 
+/// Function of which two versions are at work.
+const CHANGING: &str = "order-step-0-00";
 /// Table of the first function, and rows in it.
 const TABLE: &str = "orders";
 const ROWS: usize = 130;
@@ -40,6 +42,13 @@ const CONFIG: &str = "[console]\nwrite = true\n\
 /// Declared by an earlier file.
 const OLD: &str =
     "[[schedule]]\nname = \"month-end\"\nfunction = \"order-step-2-00\"\ncron = \"@monthly\"\n";
+
+/// Stream with more in it than anybody looks at.
+const LARGE: &str = "large";
+/// Causes of many dead letters.
+const CAUSES: u64 = 40;
+/// Messages between two looks whether the server has them all.
+const AT_A_TIME: u64 = 5_000;
 
 /// One function of the crowd.
 struct Member {
@@ -97,14 +106,22 @@ async fn main() {
     for verb in ["INFO", "STATS"] {
         tokio::spawn(answer(bus.clone(), members.clone(), verb));
     }
-    let ids = stories(&bus).await;
-    tokio::spawn(load(bus.clone(), members.clone(), rate));
-    tokio::spawn(keep_up(bus, members));
+    let mut ids = stories(&bus).await;
+    let [letters, flow, stream] = [3, 4, 5].map(|at| argument(at, 0));
+    if letters > 0 {
+        ids["large"] = plenty(&cluster, &bus, letters, flow, stream).await;
+    }
+    // Without events whatever the bus does is the console's.
+    if rate > 0 {
+        tokio::spawn(load(bus.clone(), members.clone(), rate));
+        tokio::spawn(keep_up(bus, members));
+    }
     let console = cluster.spawn("oncue-console", &[]);
     console.wait_for_line("listening on http://").await;
     println!(
         "{}",
-        json!({ "url": format!("http://127.0.0.1:{port}/"), "token": TOKEN, "functions": count, "ids": ids })
+        json!({ "url": format!("http://127.0.0.1:{port}/"), "token": TOKEN, "functions": count, "ids": ids,
+            "console": console.pid(), "nats": cluster.nats.pid() })
     );
     // On a thread of its own: a read of stdin cannot be given up.
     let _ = tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new())).await;
@@ -117,7 +134,11 @@ async fn furnish(bus: &Bus, members: &[Member]) {
         max_bytes: Size(48 << 20),
         ..StreamConfig::default()
     };
-    for domain in [layout::TIMER, layout::DLQ, "web"] {
+    for domain in [layout::TIMER, layout::DLQ, "web", LARGE] {
+        let config = StreamConfig {
+            max_bytes: Size(if domain == layout::TIMER { 48 } else { 512 } << 20),
+            ..config.clone()
+        };
         bus.provide(&layout::stream(&AppName::default(), domain, &config))
             .await
             .expect("a stream");
@@ -186,19 +207,28 @@ async fn answer(bus: Bus, members: Arc<Vec<Member>>, verb: &str) {
             continue;
         };
         for member in members.iter().filter(|member| member.running) {
-            let handled = member.handled.load(Ordering::Relaxed);
-            let manifest = json!({ "name": member.name, "version": "1.0.0", "stream": member.stream, "triggers": [member.trigger],
+            // One of them is being replaced by a newer version, and shares its work with it.
+            let is_changing = member.name == CHANGING;
+            let versions = if is_changing {
+                &["1.0.0", "1.1.0"][..]
+            } else {
+                &["1.0.0"]
+            };
+            for version in versions {
+                let handled = member.handled.load(Ordering::Relaxed) / versions.len() as u64;
+                let manifest = json!({ "name": member.name, "version": version, "stream": member.stream, "triggers": [member.trigger],
                 "filters": layout::filters(&[&member.trigger]), "table": (member.name == "order-step-0-00").then_some(TABLE), "emits": member.emits, "limits": limits });
-            let counts = [handled / 4, handled / 2, handled / 5, handled / 50, 0];
-            let body = json!({ "name": member.name, "id": format!("{}-1", member.name), "version": "1.0.0",
+                let counts = [handled / 4, handled / 2, handled / 5, handled / 50, 0];
+                let body = json!({ "name": member.name, "id": format!("{}-{version}", member.name), "version": version,
                 "started": event::format_time(event::now_ms()),
                 "endpoints": [{ "num_requests": handled, "processing_time": handled * 3_400_000, "last_error": "",
                     "metadata": { "manifest": manifest.to_string() },
                     "data": { "delivered": handled, "applied": handled, "in_flight": handled % 9, "dead": member.dead * (handled / 100),
                         "duration_ms": { "bounds": [1, 5, 25, 100], "counts": counts } } }] });
-            let _ = bus
-                .publish_plain(reply.clone(), body.to_string().into())
-                .await;
+                let _ = bus
+                    .publish_plain(reply.clone(), body.to_string().into())
+                    .await;
+            }
         }
     }
 }
@@ -326,44 +356,122 @@ async fn stories(bus: &Bus) -> serde_json::Value {
                 "the tax office does not answer",
             ),
         };
-        let event = format!("broken-{number}");
-        let mut text = String::new();
-        let _ = write!(text, r#"{{"page":"door-{number}","visitor":"v"}}"#);
-        let inner = Envelope {
-            subject: "web.page.viewed".into(),
-            headers: Vec::new(),
-            payload: text.into(),
-        };
-        let letter = DeadLetter {
-            function: function.into(),
-            reason: if site.is_empty() {
-                "rejected"
-            } else {
-                "attempts"
-            }
-            .into(),
-            message: message.into(),
-            site: site.into(),
-            attempts: 6,
-            at: Some(oncue_admin::dead_letters::timestamp(event::now_ms())),
-            event_id: event.clone(),
-            event_type: "web.page.viewed".into(),
-            flow_id: event,
-            stream: "web".into(),
-            key: format!("door-{number}"),
-            envelope: Some(inner),
-            ..DeadLetter::default()
-        };
-        let header = Header {
-            name: "traceparent".into(),
-            value: format!("00-{:032x}-{:016x}-01", 23, 23),
-        };
-        let letter = Envelope {
-            subject: format!("dlq.app.{function}"),
-            headers: vec![header],
-            payload: letter.encode_to_vec().into(),
-        };
+        let letter = letter(&format!("broken-{number}"), number, function, site, message);
         bus.publish(&letter).await.expect("a letter");
     }
     json!({ "flow": id, "key": "front-door", "letters": 12 })
+}
+
+/// A dead letter of an event about a door.
+fn letter(event: &str, number: u64, function: &str, site: &str, message: &str) -> Envelope {
+    let mut text = String::new();
+    let _ = write!(text, r#"{{"page":"door-{number}","visitor":"v"}}"#);
+    let inner = Envelope {
+        subject: "web.page.viewed".into(),
+        headers: Vec::new(),
+        payload: text.into(),
+    };
+    let letter = DeadLetter {
+        function: function.into(),
+        reason: if site.is_empty() {
+            "rejected"
+        } else {
+            "attempts"
+        }
+        .into(),
+        message: message.into(),
+        site: site.into(),
+        attempts: 6,
+        at: Some(oncue_admin::dead_letters::timestamp(event::now_ms())),
+        event_id: event.into(),
+        event_type: "web.page.viewed".into(),
+        flow_id: event.into(),
+        stream: "web".into(),
+        key: format!("door-{number}"),
+        envelope: Some(inner),
+        ..DeadLetter::default()
+    };
+    let header = Header {
+        name: "traceparent".into(),
+        value: format!("00-{:032x}-{:016x}-01", 23, 23),
+    };
+    Envelope {
+        subject: format!("dlq.app.{function}"),
+        headers: vec![header],
+        payload: letter.encode_to_vec().into(),
+    }
+}
+
+/// More than any page shows at once: dead letters of many causes, a flow of many events, a stream of very many.
+async fn plenty(
+    cluster: &Cluster,
+    bus: &Bus,
+    letters: u64,
+    flow: u64,
+    stream: u64,
+) -> serde_json::Value {
+    for number in 0..letters {
+        let function = format!("order-step-{}-00", number % 8);
+        let site = format!("src/bin/order-step.rs:{}", number % CAUSES);
+        let message = format!("the warehouse {} does not answer", number % CAUSES);
+        let event = format!("many-{number}");
+        let letter = letter(&event, number, &function, &site, &message);
+        bus.publish_plain(letter.subject, letter.payload)
+            .await
+            .expect("a letter");
+        in_time(bus, layout::DLQ, number).await;
+    }
+    let store = cluster.store().await;
+    cluster.redis_cli(&[
+        "SADD",
+        &Keys::default().listeners("web.page.milestone"),
+        "order-step-0-00",
+    ]);
+    let id = event::new_id();
+    let mut meta = root(&id, "web.page.viewed");
+    for number in 0..flow {
+        if number > 0 {
+            let child = format!("{id}-{number}");
+            let cause = match number {
+                1..=9 => id.clone(),
+                // A tree of ten branches at every event.
+                _ => format!("{id}-{}", number / 10),
+            };
+            meta = root(&child, "web.page.milestone");
+            (meta.source, meta.cause, meta.flow) = ("/count-views".into(), cause, id.clone());
+            meta.hops = number.ilog10() + 1;
+        }
+        meta.tracked = true;
+        let kept = Duration::from_hours(1);
+        store.track(&meta, "door", kept).await.expect("Redis");
+        let payload = json!({ "page": format!("door-{number}"), "views": "10" });
+        bus.publish(&envelope(&meta, "door", &payload))
+            .await
+            .expect("an event");
+    }
+    for number in 0..stream {
+        let text = format!(r#"{{"number":{number}}}"#);
+        bus.publish_plain(
+            format!("{LARGE}.thing.happened.{}", number % 100),
+            text.into(),
+        )
+        .await
+        .expect("an event");
+        in_time(bus, LARGE, number).await;
+    }
+    json!({ "flow": id, "letters": letters, "events": flow, "stream": LARGE })
+}
+
+/// Waits now and then until the server has taken what was sent without a wish for an answer.
+async fn in_time(bus: &Bus, stream: &str, sent: u64) {
+    if !(sent + 1).is_multiple_of(AT_A_TIME) {
+        return;
+    }
+    loop {
+        let info = bus.stream_info(stream).await.expect("NATS");
+        if info.state.last_seq >= sent {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }

@@ -149,6 +149,9 @@ impl Dev<'_> {
         }
         // As they were when they were started: the source of a function with `run` is its program.
         let mut started = self.programs();
+        // The file as it is run, and whether it has changed and cannot be taken as it is.
+        let taken = self.text();
+        let mut awaits_configuration = false;
         loop {
             if is_built
                 && self.up.get_mut().is_none()
@@ -177,11 +180,22 @@ impl Dev<'_> {
             let file = self.settings.config.path.as_ref();
             let is_configuration = file.is_some_and(|file| seen.get(file) != changed.get(file));
             seen = changed;
-            if is_configuration {
-                match self.read_anew() {
+            if (is_configuration || awaits_configuration) && self.text() == taken {
+                // What was taken back is as if it had not been.
+                awaits_configuration = false;
+            } else if is_configuration || awaits_configuration {
+                match self.read_anew().await {
                     Ok(()) => return End::Anew,
                     Err(why) => {
-                        remark(paint(BAD, why));
+                        remark(why);
+                        let goes_on = if self.up.get_mut().is_some() {
+                            "oncue.toml is not taken; what ran before runs on"
+                        } else {
+                            "oncue.toml is not taken; waiting for a change"
+                        };
+                        remark(paint(BAD, goes_on));
+                        // Whatever is saved next may be what it lacks.
+                        awaits_configuration = true;
                         continue;
                     }
                 }
@@ -209,14 +223,29 @@ impl Dev<'_> {
         }
     }
 
-    /// Looks whether the configuration can be read as it is now.
-    fn read_anew(&self) -> Result<(), String> {
-        let Some(path) = &self.settings.config.path else {
+    /// Text of `oncue.toml` as it is now.
+    fn text(&self) -> Option<String> {
+        let path = self.settings.config.path.as_ref()?;
+        std::fs::read_to_string(path).ok()
+    }
+
+    /// Looks whether the configuration can be taken as it is now: whether it can be read, and where something runs, whether its
+    /// functions are there.
+    async fn read_anew(&mut self) -> Result<(), String> {
+        let fresh = self.settings.read_anew().map_err(words)?;
+        if self.up.get_mut().is_none() {
             return Ok(());
-        };
-        let text = std::fs::read_to_string(path).map_err(|e| e.to_string())?;
-        let read = Config::parse(&text, Some(path), |name| std::env::var(name).ok());
-        read.map(|_| ()).map_err(|e| e.to_string())
+        }
+        let wanted = fresh.config.build.clone();
+        let wanted = wanted.or_else(|| nothing_to_build(&fresh.config));
+        if let Some(wanted) = wanted
+            && !build(&wanted, &self.folder).await
+        {
+            return Err("not built".to_owned());
+        }
+        let names: Vec<String> = fresh.config.functions.keys().cloned().collect();
+        let asked = manifests::of(&fresh, &names).await;
+        asked.map(|_| ()).map_err(words)
     }
 
     /// Begins from the start, as the same process, with the configuration as it is now.
@@ -570,4 +599,10 @@ fn visit(path: &Path, seen: &mut FileTimes) {
     } else {
         note(path, seen);
     }
+}
+
+/// Sentences of a failure, with its advice.
+fn words(failure: Failure) -> String {
+    let Failure { what, advice, .. } = failure;
+    advice.map_or(what.clone(), |advice| format!("{what}\n  {advice}"))
 }

@@ -53,7 +53,12 @@ impl Package {
 
     /// Whether an app carries it: other packages, such as crates that were vendored, may have the name.
     fn is_carried(&self, app: &Path) -> bool {
-        app.join(self.path()).join(self.mark).exists()
+        let place = app.join(self.path());
+        match self.mark {
+            // Of a file with something behind it nothing would exist.
+            "" => place.is_file(),
+            mark => place.join(mark).exists(),
+        }
     }
 
     /// Path in an app, as pip and npm read it.
@@ -119,6 +124,18 @@ fn remove(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_app_carries_the_package_of_its_language() {
+        let app = std::env::temp_dir().join(format!("oncue-carried-{}", std::process::id()));
+        fs::create_dir_all(app.join("vendor/oncue")).unwrap();
+        assert!(!PYTHON.is_carried(&app) && !TYPESCRIPT.is_carried(&app));
+        fs::write(app.join("vendor/oncue/pyproject.toml"), "").unwrap();
+        assert!(PYTHON.is_carried(&app) && !TYPESCRIPT.is_carried(&app));
+        fs::write(app.join("vendor/oncue.tgz"), "").unwrap();
+        assert!(TYPESCRIPT.is_carried(&app));
+        fs::remove_dir_all(app).unwrap();
+    }
 
     #[test]
     fn a_package_takes_the_place_of_the_one_before() {

@@ -223,7 +223,7 @@ function head(said) {
   const steps = flow.events.flatMap((event) => event.steps);
   const lost = steps.filter((step) => step.state === "lost").length;
   const state = flow.open > 0 ? "running" : lost > 0 ? "dead" : steps.some((step) => step.state === "dead") ? "dead" : "done";
-  const words = flow.open > 0 ? `${flow.open} open` : lost > 0 ? `${lost} lost: the event was removed from its stream` : state === "dead" ? "over, with dead letters" : "complete";
+  const words = flow.open > 0 ? `${flow.open} open` : lost > 0 ? `${lost} lost: the event was removed from its stream` : state === "dead" ? "failed, with dead letters" : "complete";
   const took = flow.ended ? duration(flow.ended - flow.started) : "";
   const title = make("div", "title", make("h2", "", "Flow"), make("span", "mono clip", flow.id), make("span", `state ${state}`, words), took && make("span", "hint", took), make("span", "hint", `${plural(flow.events.length, "event")}, ${plural(steps.length, "step")}`), traceLink(trace, "open in Jaeger"));
   const parts = [title];

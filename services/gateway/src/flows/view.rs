@@ -6,18 +6,19 @@ use axum::response::{IntoResponse as _, Response};
 use oncue_core::model::flow::{Flow, FlowEvent, Step, StepState};
 use serde::Serialize;
 
-/// Status of a flow of which nothing is open, and name of the last event of its stream.
+/// Status of a flow of which nothing is open and all went well, and name of the last event of its stream.
 pub const COMPLETE: &str = "complete";
 
 /// The whole flow, as it stands.
 #[derive(Serialize)]
 pub struct FlowView<'f> {
     id: &'f str,
-    /// `complete`, `running`, or `lost`: nothing is open, and some steps will never be taken.
+    /// `running`, `complete`, `failed`: all that ran is over, and some steps are dead letters; or `lost`: nothing is open, and some
+    /// steps will never be taken.
     status: &'static str,
     /// Steps that are still to be taken.
     open: u64,
-    /// Steps set aside as dead letters: a flow can be complete without having gone well.
+    /// Steps set aside as dead letters.
     dead: usize,
     /// Steps whose event is gone from its stream.
     lost: usize,
@@ -41,9 +42,12 @@ pub struct StepView<'f> {
 impl<'f> FlowView<'f> {
     pub fn of(flow: &'f Flow) -> Self {
         let dead = flow.steps().filter(|step| step.state == StepState::Dead);
+        let dead = dead.count();
         Self {
             id: &flow.id,
-            status: if flow.is_complete() {
+            status: if flow.is_complete() && dead > 0 {
+                "failed"
+            } else if flow.is_complete() {
                 COMPLETE
             } else if flow.open == 0 {
                 "lost"
@@ -51,7 +55,7 @@ impl<'f> FlowView<'f> {
                 "running"
             },
             open: flow.open,
-            dead: dead.count(),
+            dead,
             lost: flow.lost(),
             started: flow.started,
             ended: flow.ended,

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 #[derive(Deserialize)]
 #[serde(untagged)]
 pub enum Line {
-    Act { number: u64, act: Act },
+    Act { number: u64, act: Value },
     Frame { function: String, frame: String },
 }
 
@@ -98,6 +98,16 @@ pub struct LuckAct {
 pub struct Played {
     /// Text of the exception by which it failed.
     pub failed: Option<String>,
+}
+
+impl Act {
+    /// Reads an act; a sentence that names it where it cannot be one.
+    pub fn read(act: Value) -> Result<Self, String> {
+        let name = act.as_object().and_then(|act| act.keys().next().cloned());
+        let name = name.or_else(|| act.as_str().map(str::to_owned));
+        serde_json::from_value(act)
+            .map_err(|e| format!("{}: {e}", name.unwrap_or_else(|| "no act".to_owned())))
+    }
 }
 
 impl Encoded {

@@ -101,13 +101,13 @@ pub(crate) struct Erased {
     /// Event types to act on.
     triggers: Vec<&'static str>,
     /// Whether it hears its own timer alone.
-    per_function: bool,
+    pub per_function: bool,
     /// Event types that may follow.
     emits: Vec<&'static str>,
     /// Types among `emits` that may be delayed.
     delays: Vec<&'static str>,
     /// Tables of its blind operations; `None` for any.
-    changes: Option<&'static [&'static str]>,
+    pub changes: Option<&'static [&'static str]>,
     files: FileUse,
     /// Contracts of both, with repetitions.
     contracts: Vec<&'static Contract>,

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
+import contextvars
 import dataclasses
 import datetime
 import functools
@@ -27,7 +29,10 @@ from google.protobuf.message import Message
 from oncue import _contract, _wire
 from oncue._function import Function
 from oncue._rows import RowType
-from oncue._serve import Work, greeting
+from oncue._serve import Work, greeting, in_time
+
+# Whether this is within a handler, which cannot use the app that waits for it.
+_in_handler: contextvars.ContextVar[bool] = contextvars.ContextVar("oncue-handler", default=False)
 
 E = TypeVar("E", bound=Message)
 R = TypeVar("R")
@@ -42,10 +47,10 @@ class DeadLetter:
     """An event that a function has given up."""
 
     function: str
-    # One of few: rejected, attempts, decode, bounds, loop.
+    # One of few, as of any dead letter: rejected, attempts, decode, bounds, outcome_unknown.
     reason: str
     message: str
-    # `file:line` of the handler, or nothing.
+    # `file:line` of what refused the event: of the handler, as a rule.
     place: str
     attempts: int
     event_id: str
@@ -93,8 +98,8 @@ def luck(
     within one worker and while nothing fails, so a function whose result hangs on that order is found as well; with
     `workers=1, faults=False` it holds.
     """
-    if seeds.step != 1:
-        raise ValueError(f"{seeds} leaves some out; seeds are one behind the other")
+    if seeds.step != 1 or len(seeds) == 0:
+        raise ValueError(f"{seeds} is no row of seeds, one behind the other")
     with App(*handlers) as app:
         return app._luck(scenario, {"seeds": [seeds.start, seeds.stop], "workers": workers, "faults": faults})
 
@@ -115,13 +120,21 @@ class App:
     """
 
     def __init__(self, *handlers: Callable[..., Any]) -> None:
+        if not handlers:
+            raise TypeError("an app has functions: App(bill_order, count_sales)")
         self._functions: dict[str, Function] = {}
         self._replies: dict[int, dict[str, Any]] = {}
         self._numbers = self._requests = 0
-        # The scenario of `luck`, whether it was played, and what it failed by when it was played first.
+        self._lock = threading.RLock()
+        # What was observed since the last act, and how a handler has ended it all.
+        self._observed: list[dict[str, Any]] = []
+        self._ended_by: BaseException | None = None
+        # One loop for all async handlers, as in a worker: what belongs to it may live in a module.
+        self._loop: asyncio.Runner | None = None
+        # The scenario of `luck`, how often it was played, and what it failed by where luck had no part in it.
         self._scenario: Callable[[App], None] = lambda _: None
-        self._has_played = False
-        self._failure: Exception | None = None
+        self._plays = 0
+        self._failure: BaseException | None = None
         program = _contract.host()
         try:
             self._host = subprocess.Popen(
@@ -146,11 +159,12 @@ class App:
     def close(self) -> None:
         """Ends the app; all that was in it is gone."""
         self._end()
+        if self._loop:
+            _beside(self._loop.close)
+            self._loop = None
 
     def _add(self, handler: Callable[..., Any]) -> None:
-        of = getattr(handler, "__oncue__", None)
-        if not isinstance(of, Function):
-            raise TypeError(f"{handler!r} was not made a function by @function")
+        of = _function(handler)
         frame = base64.b64encode(greeting(of).SerializeToString()).decode()
         # Known before its first event can come.
         self._functions[of.name] = of
@@ -162,11 +176,11 @@ class App:
 
     def every(self, interval: datetime.timedelta, what: Message | Callable[..., Any]) -> None:
         """Fires an event again and again, first when the interval has passed: a `[[schedule]]` of `oncue.toml`. For a function
-        that takes no event it is the function itself."""
+        that takes no event it is the function itself. Whole seconds, at least one."""
         if isinstance(what, Message):
             fired = _encoded(what)
         else:
-            fired = {"function": what.__oncue__.name}  # type: ignore[attr-defined]
+            fired = {"function": _function(what).name}
         self._act({"every": {"seconds": interval.total_seconds(), **fired}})
 
     def settle(self) -> None:
@@ -224,8 +238,11 @@ class App:
 
     def observe(self, name: str, value: Any) -> None:
         """Notes something that the app has done outside of its rows and events, such as the mails that a double of the mail
-        server has been given: `luck` compares it as well."""
-        self._act({"observe": {"name": name, "value": repr(value)}})
+        server has been given: `luck` compares it as well. The last value under a name counts."""
+        shown = repr(value).encode(errors="replace").decode()
+        if " object at 0x" in shown:
+            raise TypeError(f"{shown} looks otherwise in every run: give it a __repr__, or observe what is in it")
+        self._observed.append({"observe": {"name": name, "value": shown}})
 
     def _luck(self, scenario: Callable[[App], None], act: dict[str, Any]) -> Tally:
         self._scenario = scenario
@@ -240,19 +257,39 @@ class App:
     def _play(self) -> None:
         """Plays the scenario once. Where it fails by itself, luck has no part in it."""
         failed = None
+        self._plays += 1
         try:
             if self._failure:
                 raise self._failure
             self._scenario(self)
-        except Exception as e:
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException as e:
+            # pytest.fail and pytest.raises fail by what is no Exception.
             failed = "".join(traceback.format_exception_only(e)).strip()
-            if not self._has_played:
+            if self._plays == 1:
                 self._failure = e
-        self._has_played = True
-        self._act({"played": {"failed": failed}})
+            elif self._plays == 2:
+                self._failure = AssertionError(f"played once more by itself, the scenario fails: it keeps state from run to run\n{failed}")
+                self._failure.__cause__ = e
+        self._send_act({"played": {"failed": failed}})
 
     def _act(self, act: Any) -> Any:
         """Result of an act; what it makes handlers do, they do meanwhile."""
+        if _in_handler.get():
+            raise AppError("the app is at work: a handler cannot use it, but for `observe`")
+        with self._lock:
+            return self._send_act(act)
+
+    def _send_act(self, act: Any) -> Any:
+        observed, self._observed = self._observed, []
+        for seen in observed:
+            self._result_of(seen)
+        return self._result_of(act)
+
+    def _result_of(self, act: Any) -> Any:
+        if self._ended_by is not None:
+            raise AppError(f"a handler has ended the app by {self._ended_by!r}")
         if not self._end.alive:
             raise AppError("the app is closed")
         self._numbers += 1
@@ -266,6 +303,9 @@ class App:
         return reply.get("result")
 
     def _take(self, line: dict[str, Any]) -> None:
+        if line.get("number") == 0:
+            self._end()
+            raise AppError(line["error"])
         if "number" in line:
             self._replies[line["number"]] = line
             return
@@ -276,7 +316,16 @@ class App:
         frame = _wire.Frame.FromString(base64.b64decode(line["frame"]))
         if frame.WhichOneof("frame") == "invoke":
             for run in frame.invoke.runs:
-                self._run(function, run)
+                token = _in_handler.set(True)
+                try:
+                    self._run(function, run)
+                except BaseException as e:
+                    # What is no Exception is meant for the test: the app stands still in the middle of an act.
+                    self._ended_by = e
+                    self._end()
+                    raise
+                finally:
+                    _in_handler.reset(token)
 
     def _run(self, function: Function, run: Any) -> None:
         answer = _wire.Frame()
@@ -286,15 +335,20 @@ class App:
             started = time.monotonic()
             context = work.context(event)
             try:
-                result = function.call(work.decode(event), work.row, context)
                 if function.is_async:
-                    result = complete(asyncio.wait_for(result, event.timeout_ms / 1000))
+                    result = self._complete(in_time(work, event, context))
+                else:
+                    result = function.call(work.decode(event), work.row, context)
                 work.succeeded(function.done(result, context), started)
             except Exception as e:
                 work.failed(e, started)
             for number in context.file_requests.open_numbers:
                 ask({"close": number})
         self._send(function, answer)
+
+    def _complete(self, coroutine: Coroutine[Any, Any, R]) -> R:
+        self._loop = self._loop or asyncio.Runner()
+        return complete(coroutine, self._loop)
 
     def _ask(self, function: Function, run: int, act: dict[str, Any]) -> Any:
         """Reply to a handler that asks for a file."""
@@ -331,18 +385,24 @@ class App:
         return AppError(f"oncue-host has ended with exit code {self._host.wait()}; what it wrote says why")
 
 
-def complete(coroutine: Coroutine[Any, Any, R]) -> R:
-    """Result of a coroutine, also within a test that is async itself."""
+def complete(coroutine: Coroutine[Any, Any, R], loop: asyncio.Runner) -> R:
+    """Result of a coroutine."""
+    context = contextvars.copy_context()
+    return _beside(lambda: loop.run(coroutine, context=context))
+
+
+def _beside(work: Callable[[], R]) -> R:
+    """Does what needs a loop of its own; in a thread where the test is async itself."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(coroutine)
+        return work()
     done: list[R] = []
     failed: list[BaseException] = []
 
     def run() -> None:
         try:
-            done.append(asyncio.run(coroutine))
+            done.append(work())
         except BaseException as e:
             failed.append(e)
 
@@ -361,6 +421,13 @@ def _later(ask: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], A
     return asked
 
 
+def _function(handler: Any) -> Function:
+    of = getattr(handler, "__oncue__", None)
+    if not isinstance(of, Function):
+        raise TypeError(f"{handler!r} was not made a function by @function")
+    return of
+
+
 def _type(cls: Any) -> str:
     found = _contract.event_type(cls) if isinstance(cls, type) and issubclass(cls, Message) else None
     if found is None:
@@ -375,6 +442,13 @@ def _encoded(event: Message) -> dict[str, str]:
 def _stop(host: subprocess.Popen[bytes]) -> None:
     """Ends the host, which does so once nobody speaks to it."""
     for pipe in (host.stdin, host.stdout):
-        if pipe:
-            pipe.close()
-    host.wait()
+        # One that is gone takes nothing of what waits to be written.
+        with contextlib.suppress(OSError):
+            if pipe:
+                pipe.close()
+    try:
+        host.wait(timeout=1)
+    except subprocess.TimeoutExpired:
+        # A process that the test has forked still holds the other end.
+        host.kill()
+        host.wait()

@@ -99,7 +99,8 @@ def host() -> str:
             "oncue-host, which knows the app's events, is not found: put it on PATH or name its folder in ONCUE_BIN_DIR; "
             "for the events alone a descriptor set in ONCUE_CONTRACT does as well"
         )
-    return found
+    # It is run in the folder of the app.
+    return os.path.abspath(found)
 
 
 def event_type(message: type[Message]) -> str | None:

@@ -7,6 +7,7 @@ import dataclasses
 import datetime
 import hashlib
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable
@@ -19,6 +20,8 @@ from oncue._errors import Reject as Reject
 from oncue._errors import reject
 from oncue._files import USES, AsyncFiles, Files, Requests
 from oncue._rows import RowType
+
+_NAME = re.compile(r"[a-z0-9-]{1,64}\Z")
 
 E = TypeVar("E")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -230,6 +233,7 @@ class Function:
         if repeated:
             raise TypeError(f"{name}: two arguments are its {repeated[0]}; it has one")
         # Types by the full names of their messages.
+        self._check_key()
         self.emits: dict[str, str] = {}
         self._emitted: list[type[Message]] = []
         self._result(hints.get("return", type(None)))
@@ -246,6 +250,16 @@ class Function:
         for message in typing.get_args(hint) if is_union else [hint]:
             self.events[self._type(message, parameter)] = message
         return "event"
+
+    def _check_key(self) -> None:
+        if not _NAME.match(self.name):
+            raise TypeError(f"{self.name!r} is no name of a function: 1 to 64 of a-z, 0-9 and '-'")
+        for message in self.events.values() if self.key else ():
+            fields = [field.name for field in message.DESCRIPTOR.fields if _is_text(field)]
+            if self.key not in fields:
+                known = ", ".join(fields) or "none"
+                full = message.DESCRIPTOR.full_name
+                raise TypeError(f"{self.name}: {full} has no field of text {self.key!r} that could be the key; it has {known}")
 
     def _type(self, message: Any, place: str) -> str:
         is_message = isinstance(message, type) and issubclass(message, Message)
@@ -315,6 +329,12 @@ class Function:
         for operation in context.operations:
             done.operations.add(**operation)
         return done
+
+
+def _is_text(field: Any) -> bool:
+    # Older releases of protobuf know no `is_repeated`, and newer ones warn of `label`.
+    repeated = field.is_repeated if hasattr(field, "is_repeated") else field.label == field.LABEL_REPEATED
+    return field.type == field.TYPE_STRING and not repeated
 
 
 def _flat(result: Any) -> Iterable[Any]:

@@ -407,14 +407,8 @@ class _AsyncServer:
             _current.set((run.number, place))
             context = work.context(event)
             try:
-                message = work.decode(event)
-                async with asyncio.timeout(event.timeout_ms / 1000) as limit:
-                    result = await self.function.call(message, work.row, context)
+                result = await in_time(work, event, context)
                 work.succeeded(self.function.done(result, context), started)
-            except TimeoutError as e:
-                work.failed(_timeout(event, e) if limit.expired() else e, started)
-            except asyncio.CancelledError as e:
-                work.failed(_timeout(event, e), started)
             except Exception as e:
                 work.failed(e, started)
             if context.file_requests.open_numbers:
@@ -438,6 +432,22 @@ class _Timeout(Exception):
 def _timeout(event: Any, at: BaseException) -> _Timeout:
     made = _Timeout(f"still running after {event.timeout_ms} ms")
     return made.with_traceback(at.__traceback__)
+
+
+async def in_time(work: Work, event: Any, context: Context) -> Any:
+    """Result of an async handler, whose time is limited."""
+    message = work.decode(event)
+    limit = asyncio.timeout(event.timeout_ms / 1000)
+    try:
+        async with limit:
+            return await work.function.call(message, work.row, context)
+    except TimeoutError as e:
+        if limit.expired():
+            # Where the handler was says what it was cancelled by.
+            raise _timeout(event, e.__cause__ or e) from None
+        raise
+    except asyncio.CancelledError as e:
+        raise _timeout(event, e) from None
 
 
 class _Undecodable(Exception):
@@ -527,7 +537,7 @@ class Work:
 
 def _describe(failure: Any, error: BaseException) -> None:
     names: dict[type, str] = {Reject: "rejected", _Timeout: "timeout", _Undecodable: "decode", MemoryError: "memory"}
-    text = str(error)
+    text = _text(error)
     kind = names.get(type(error), type(error).__name__)
     setattr(failure, "class", kind)
     if type(error) in names and text:
@@ -537,15 +547,25 @@ def _describe(failure: Any, error: BaseException) -> None:
     failure.place = _place(error.__traceback__)
 
 
+def _text(error: BaseException) -> str:
+    """Text of an exception, whatever its author has made of it."""
+    try:
+        return str(error).encode(errors="replace").decode()
+    except Exception as e:
+        return f"(its text cannot be had: {type(e).__name__})"
+
+
 _HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 def _place(trace: TracebackType | None) -> str:
     """`file:line` of the last frame in the app's own files, as seen from its folder."""
-    found, root = "", os.getcwd()
+    roots = [os.path.abspath(folder).rstrip(os.sep) for folder in (_contract.folder, os.getcwd()) if folder]
+    found = ""
     for frame, line in traceback.walk_tb(trace):
         path = os.path.abspath(frame.f_code.co_filename)
-        if path.startswith(root + os.sep) and not path.startswith(_HERE) and "site-packages" not in path:
+        root = next((root for root in roots if path.startswith(root + os.sep)), None)
+        if root is not None and not path.startswith(_HERE) and "site-packages" not in path:
             found = f"{os.path.relpath(path, root)}:{line}"
     return found
 

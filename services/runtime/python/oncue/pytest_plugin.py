@@ -14,6 +14,7 @@ Behind a test that fails stands what its apps did, step by step.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import tomllib
 from collections.abc import Callable, Generator, Iterator
@@ -28,10 +29,14 @@ from oncue._app import App, AppError
 _apps = pytest.StashKey[list[App]]()
 
 
-def pytest_configure(config: pytest.Config) -> None:
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) -> None:
     """Finds the app: `oncue.toml` beside the first tests that pytest was given, where it was started, or in a folder above. One
     process has the events of one app."""
-    for begin in [*_given(config), config.invocation_params.dir, config.rootpath]:
+    here = early_config.invocation_params.dir
+    given = [here / argument.split("::", 1)[0] for argument in args if not argument.startswith("-")]
+    beside = [path if path.is_dir() else path.parent for path in given if path.exists()]
+    for begin in [*beside, here, early_config.rootpath]:
         for folder in [begin, *begin.parents]:
             file = folder / "oncue.toml"
             if file.is_file():
@@ -39,11 +44,6 @@ def pytest_configure(config: pytest.Config) -> None:
                 for functions in sorted(_folders(file)):
                     sys.path.insert(0, str(functions))
                 return
-
-
-def _given(config: pytest.Config) -> list[Path]:
-    paths = [config.invocation_params.dir / argument.split("::", 1)[0] for argument in config.args]
-    return [path if path.is_dir() else path.parent for path in paths if path.exists()]
 
 
 def _folders(file: Path) -> set[Path]:
@@ -65,14 +65,14 @@ def oncue_app(request: pytest.FixtureRequest) -> Iterator[Callable[..., App]]:
     """Makes an app of functions, `oncue_app(bill_order, count_sales)`: see `oncue.testing.App`."""
     apps = request.node.stash.setdefault(_apps, [])
 
-    def of(*handlers: Callable[..., Any]) -> App:
-        app = App(*handlers)
-        apps.append(app)
-        return app
+    with contextlib.ExitStack() as ends:
 
-    yield of
-    for app in apps:
-        app.close()
+        def of(*handlers: Callable[..., Any]) -> App:
+            app = ends.enter_context(App(*handlers))
+            apps.append(app)
+            return app
+
+        yield of
 
 
 @pytest.hookimpl(wrapper=True)

@@ -125,7 +125,8 @@ def call(
     surroundings = context(handler, key=key, files=stored)
     result = of.call(event, row, surroundings)
     if asyncio.iscoroutine(result):
-        result = complete(result)
+        with asyncio.Runner() as loop:
+            result = complete(result, loop)
     results = list(_flat(result))
     # Whether it could be sent, and whether the row could be stored.
     of.done(results, surroundings)

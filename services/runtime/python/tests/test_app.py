@@ -1,9 +1,11 @@
 """Apps in process: functions on each other's events, over `oncue-host --testing`."""
 
 import asyncio
+import threading
 import unittest
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 from google.protobuf import descriptor_pb2
 
@@ -46,6 +48,47 @@ def shorten(order: OrderPlaced, context: Context) -> OrderBilled:
     text = context.files.read(order.order, limit=16) or b""
     context.files.put(f"{order.order}-short", [text[:2], text[2:4]], {"of": order.order})
     return OrderBilled(order=order.order, cents=len(text))
+
+
+def keyed(order: OrderPlaced) -> None: ...
+
+
+# What a double of the outside does, or an exception that it raises.
+_doubles: list[Any] = []
+_loops: list[asyncio.AbstractEventLoop] = []
+
+
+def double() -> None:
+    (of,) = _doubles
+    if isinstance(of, BaseException):
+        raise of
+    of()
+
+
+@function("doubled")
+def doubled(order: OrderPlaced) -> None:
+    double()
+
+
+@function("doubled-later")
+async def doubled_later(order: OrderPlaced) -> None:
+    _loops.append(asyncio.get_running_loop())
+    double()
+
+
+@function("slow", timeout=0.02, attempts=2)
+async def slow(order: OrderPlaced) -> None:
+    await asyncio.sleep(60)
+
+
+@function("twice", attempts=2)
+def twice(order: OrderPlaced) -> OrderBilled:
+    return OrderBilled(order=order.order)
+
+
+@function("once", at_most_once=True)
+def once(order: OrderPlaced) -> None:
+    raise KeyError("card refused")
 
 
 # What a process keeps between events, which nobody promises it may.
@@ -111,12 +154,29 @@ class Apps(unittest.TestCase):
                 app.publish(OrderBilled())
             with self.assertRaisesRegex(AppError, "whole seconds"):
                 app.every(timedelta(milliseconds=1500), OrderBilled(order="o1"))
+            for never in (count, tick):
+                with self.assertRaisesRegex(AppError, "no function without an event"):
+                    app.every(timedelta(minutes=1), never)
+            with self.assertRaisesRegex(TypeError, "@function"):
+                app.every(timedelta(minutes=1), len)
+            with self.assertRaisesRegex(AppError, "advance"):
+                app.advance(timedelta(seconds=-1))
+            with self.assertRaisesRegex(AppError, "row"):
+                app.row(Sales, 5)  # type: ignore[arg-type]
+            with self.assertRaisesRegex(AppError, "no function of this app has a table nosuch; there are sales, totals"):
+                app.state("nosuch", "o1")
         with self.assertRaisesRegex(AppError, "closed"):
             app.settle()
         with self.assertRaisesRegex(AppError, "two functions count"):
             App(count, count)
         with self.assertRaisesRegex(TypeError, "@function"):
             App(lambda: None)
+        with self.assertRaisesRegex(TypeError, "functions"):
+            App()
+        with self.assertRaisesRegex(TypeError, "no field of text 'custmer' that could be the key; it has order"):
+            function("wrong-key", key="custmer")(keyed)
+        with self.assertRaisesRegex(TypeError, "no name of a function"):
+            function("Wrong Name")(keyed)
 
     def test_an_app_goes_within_an_async_test(self) -> None:
         async def test() -> None:
@@ -126,6 +186,88 @@ class Apps(unittest.TestCase):
                 self.assertEqual(app.row(Sales, "o1"), Sales(orders=1, cents=10))
 
         asyncio.run(test())
+
+
+    def test_a_handler_that_ends_the_test_ends_the_app(self) -> None:
+        for error in (SystemExit("enough"), KeyboardInterrupt(), GeneratorExit()):
+            app = App(doubled)
+            _doubles[:] = [error]
+            app.publish(OrderPlaced(order="o1"))
+            with self.assertRaises(type(error)):
+                app.settle()
+            with self.assertRaisesRegex(AppError, type(error).__name__):
+                app.journal()
+            app.close()
+
+    def test_an_exception_of_any_kind_is_a_failed_attempt(self) -> None:
+        class Odd(Exception):
+            def __str__(self) -> str:
+                raise ValueError("no text")
+
+        for error, text in [(Odd(), "cannot be had"), (ValueError("half \ud800"), r"half \?"), (asyncio.CancelledError(), "still running")]:
+            of = doubled if isinstance(error, Exception) else doubled_later
+            with App(of) as app:
+                _doubles[:] = [error]
+                app.publish(OrderPlaced(order="o1"))
+                app.settle()
+                (letter,) = app.dead_letters()
+                self.assertEqual(letter.reason, "attempts")
+                self.assertRegex(letter.message, text)
+
+    def test_an_async_handler_has_its_time(self) -> None:
+        with App(slow) as app:
+            app.publish(OrderPlaced(order="o1"))
+            app.settle()
+            (letter,) = app.dead_letters()
+            self.assertEqual(letter.message, "still running after 20 ms")
+            self.assertRegex(letter.place, r"test_app\.py:\d+")
+
+    def test_a_handler_observes_and_uses_nothing_else(self) -> None:
+        with App(doubled) as app:
+            _doubles[:] = [lambda: app.observe("called", ["once"])]
+            app.publish(OrderPlaced(order="o1"))
+            app.settle()
+            self.assertEqual(app.dead_letters(), [])
+            _doubles[:] = [lambda: app.publish(OrderPlaced(order="o2"))]
+            app.publish(OrderPlaced(order="o3"))
+            app.settle()
+            self.assertRegex(app.dead_letters()[0].message, "the app is at work")
+            with self.assertRaisesRegex(TypeError, "__repr__"):
+                app.observe("object", object())
+
+    def test_a_loop_is_that_of_all_events(self) -> None:
+        with App(doubled_later) as app:
+            shared = asyncio.Queue[int](maxsize=1)
+            _doubles[:] = [lambda: shared.put_nowait(1) if shared.empty() else shared.get_nowait()]
+            for order in ("o1", "o2"):
+                app.publish(OrderPlaced(order=order))
+            app.settle()
+            loops = set(map(id, _loops))
+            self.assertEqual((len(_loops), len(loops)), (2, 1), app.journal())
+
+    def test_at_most_once_is_that_of_a_worker(self) -> None:
+        with App(once) as app:
+            app.publish(OrderPlaced(order="o1"))
+            app.settle()
+            (letter,) = app.dead_letters()
+            self.assertEqual((letter.reason, letter.message), ("attempts", "KeyError: 'card refused'"))
+
+    def test_a_test_may_have_threads(self) -> None:
+        with App(tax, count) as app:
+            threads = [threading.Thread(target=app.publish, args=[OrderPlaced(order=f"o{n}", cents=1)]) for n in range(8)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            app.settle()
+            self.assertEqual(len(app.events(OrderBilled)), 8)
+
+    def test_a_host_that_is_gone_says_so(self) -> None:
+        app = App(tax)
+        app._host.kill()
+        with self.assertRaisesRegex(AppError, "oncue-host has ended"):
+            app.publish(OrderPlaced(order="o1"))
+        app.close()
 
 
 class Lucks(unittest.TestCase):
@@ -160,6 +302,33 @@ class Lucks(unittest.TestCase):
 
         with self.assertRaisesRegex(AssertionError, "nothing"):
             luck(play, tax)
+
+    def test_a_scenario_that_fails_the_second_time_keeps_state(self) -> None:
+        plays: list[int] = []
+
+        def play(app: App) -> None:
+            self.scenario("o1")(app)
+            plays.append(1)
+            self.assertEqual(len(plays), 1)
+
+        with self.assertRaisesRegex(AssertionError, "keeps state from run to run"):
+            luck(play, tax)
+
+    def test_a_clock_is_told_from_luck(self) -> None:
+        def play(app: App) -> None:
+            self.scenario("o1")(app)
+            clock.append(1)
+            app.observe("clock", len(clock) // 40)
+
+        clock: list[int] = []
+        with self.assertRaisesRegex(AssertionError, "asks the clock or chance"):
+            luck(play, tax)
+
+    def test_few_attempts_are_no_false_alarm(self) -> None:
+        def play(app: App) -> None:
+            self.scenario("o1", "o2", "o1")(app)
+
+        self.assertEqual(luck(play, twice, seeds=range(600)).runs, 600)
 
 
 if __name__ == "__main__":

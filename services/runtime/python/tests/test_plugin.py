@@ -28,6 +28,11 @@ class Plugin(unittest.TestCase):
         self.assertRegex(failed, r"sets shop\.order\.placed o2 \(event-1\) aside, rejected: an order of nothing")
         self.assertNotIn("oncue: what the app did", alone)
 
+    def test_a_handler_that_fails_the_test_holds_nobody_up(self) -> None:
+        tested = run("-k", "ends_the_test", "ending", folder=TESTS.parent)
+        self.assertIn("1 failed", tested.stdout, tested.stderr)
+        self.assertIn("must not be called", tested.stdout)
+
     def test_an_app_is_found_from_a_folder_above(self) -> None:
         tested = run(str(TESTS / "test_bill_order.py") + "::test_an_order_is_billed", folder=Path("/"))
         self.assertIn("1 passed", tested.stdout, tested.stderr)

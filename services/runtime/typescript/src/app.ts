@@ -8,6 +8,7 @@
 
 import type { DescMessage, Message, MessageShape } from "@bufbuild/protobuf";
 import { fromBinary, isMessage, toBinary } from "@bufbuild/protobuf";
+import { AssertionError } from "node:assert";
 import type { ChildProcess } from "node:child_process";
 import { spawn } from "node:child_process";
 import type { Socket } from "node:net";
@@ -19,7 +20,7 @@ import type { Func } from "./func.ts";
 import { funcOf } from "./func.ts";
 import { hostProgram } from "./generate.ts";
 import type { RowType } from "./rows.ts";
-import { Server, hello } from "./serve.ts";
+import { Server, hello, isInHandler } from "./serve.ts";
 import { decode } from "./wire.ts";
 
 /** An event that a function has given up. */
@@ -90,6 +91,11 @@ export async function luck(
   scenario: (app: App) => Promise<void>,
   options: LuckOptions = {},
 ): Promise<Tally> {
+  if (!Array.isArray(handlers) || typeof scenario !== "function") {
+    throw new TypeError("luck has a list of handlers, then a scenario: luck([billOrder, countSales], async (app) => { ... })");
+  }
+  const [from, to] = options.seeds ?? [0, 200];
+  if (!(from < to)) throw new TypeError(`seeds: [${from}, ${to}] plays nothing; the second is the one behind the last`);
   const app = await App.of(...handlers);
   try {
     return await app.luck(scenario, options);
@@ -102,6 +108,7 @@ export async function luck(
 interface Waiting {
   resolve: (result: unknown) => void;
   reject: (error: Error) => void;
+  failure: AppError;
 }
 
 /** Bytes in front of each frame, which a line has no use for. */
@@ -129,12 +136,14 @@ export class App {
   private readonly host: ChildProcess;
   private readonly input: Writable;
   private number = 0;
-  private rest = "";
-  /** The scenario of `luck`, whether it was played, and what it failed by when it was played first. */
+  /** Parts of a line that is still to come to its end. */
+  private rest: string[] = [];
+  /** The scenario of `luck`, how often it was played, and what it failed by where luck had no part in it. */
   private scenario: (app: App) => Promise<void> = async () => {};
-  private hasPlayed = false;
+  private plays = 0;
   private failure: { error: unknown } | undefined;
   private ended: Error | undefined;
+  private isClosed = false;
 
   private constructor() {
     const program = hostProgram();
@@ -145,18 +154,24 @@ export class App {
     const output = this.host.stdout as Readable;
     output.setEncoding("utf8");
     output.on("data", (text: string) => this.receive(text));
-    this.host.on("error", (e) => this.end(new AppError(`${program} cannot be run: ${e.message}`)));
-    this.host.on("close", (code) => {
-      this.end(new AppError(`oncue-host has ended with exit code ${code}; what it wrote says why`));
+    this.host.on("error", (e: NodeJS.ErrnoException) => {
+      const advice = "install Oncue (its package brings oncue-host), put it on PATH, or name the folder of its programs in ONCUE_BIN_DIR";
+      this.end(new AppError(e.code === "ENOENT" ? `${program} is not there: ${advice}` : `${program} cannot be run: ${e.message}`));
+    });
+    this.host.on("close", (code, signal) => {
+      const how = signal ? `signal ${signal}` : `exit code ${code}`;
+      this.end(new AppError(this.isClosed ? "the app is closed" : `oncue-host has ended with ${how}; what it wrote says why`));
     });
     this.keepAlive(false);
   }
 
   /** An app of these functions. */
-  static async of(...handlers: object[]): Promise<App> {
+  static async of(...handlers: (object | readonly object[])[]): Promise<App> {
+    const all = handlers.flat();
+    if (all.length === 0) throw new TypeError("an app has functions: App.of(billOrder, countSales)");
     const app = new App();
     try {
-      for (const handler of handlers) await app.add(funcOf(handler));
+      for (const handler of all) await app.add(funcOf(handler));
     } catch (e) {
       await app.close();
       throw e;
@@ -184,7 +199,7 @@ export class App {
 
   /**
    * Fires an event again and again, first when the interval has passed: a `[[schedule]]` of `oncue.toml`. For a function that takes
-   * no event it is the function itself.
+   * no event it is the function itself. Whole seconds, at least one.
    */
   async every(ms: number, what: Message | object): Promise<void> {
     const fired = isMessage(what) ? this.encoded(what) : { function: funcOf(what).name };
@@ -254,13 +269,17 @@ export class App {
 
   /**
    * Notes something that the app has done outside of its rows and events, such as the mails that a double of the mail server has
-   * been given: `luck` compares it as well.
+   * been given: `luck` compares it as well. The last value under a name counts. Handlers may observe; they do nothing else with an app.
    */
   async observe(name: string, value: unknown): Promise<void> {
-    await this.act({ observe: { name, value: inspect(value, { depth: null }) } });
+    const whole = { depth: null, maxArrayLength: null, maxStringLength: null, sorted: true, breakLength: Infinity };
+    const observed = this.send({ observe: { name, value: inspect(value, whole) } });
+    // It is seen to once the handler is done, who must not wait for it.
+    if (isInHandler()) observed.catch(() => {});
+    else await observed;
   }
 
-  /** As the function `luck`, of an app that is of no other use. */
+  /** As the function `luck`, of an app that is of no other use. @internal */
   async luck(scenario: (app: App) => Promise<void>, options: LuckOptions): Promise<Tally> {
     this.scenario = scenario;
     const { seeds = [0, 200], workers = 2, faults = true } = options;
@@ -268,6 +287,8 @@ export class App {
       const tally = (await this.act({ luck: { seeds, workers, faults } })) as Tally;
       if (!this.failure) return tally;
     } catch (e) {
+      // What the scenario comes to is for the test to fail by; all else is a mistake in using the kit.
+      if (!this.failure && this.plays > 0 && e instanceof AppError) throw new AssertionError({ message: e.message });
       if (!this.failure) throw e;
     }
     throw this.failure.error;
@@ -276,19 +297,24 @@ export class App {
   /** Plays the scenario once. Where it fails by itself, luck has no part in it. */
   private async play(): Promise<void> {
     let failed: string | null = null;
+    this.plays += 1;
     try {
       if (this.failure) throw this.failure.error;
       await this.scenario(this);
     } catch (error) {
-      failed = String(error);
-      if (!this.hasPlayed) this.failure = { error };
+      failed = error instanceof Error ? `${error.name}: ${error.message}` : inspect(error);
+      if (this.plays === 1) this.failure = { error };
+      if (this.plays === 2 && !this.failure) {
+        const message = `played once more by itself, the scenario fails: it keeps state from run to run\n${failed}`;
+        this.failure = { error: new AssertionError({ message }) };
+      }
     }
-    this.hasPlayed = true;
     await this.act({ played: { failed } });
   }
 
   /** Ends the app; all that was in it is gone. */
   async close(): Promise<void> {
+    this.isClosed = true;
     if (this.ended || this.host.exitCode !== null) return;
     this.keepAlive(true);
     const closed = new Promise<void>((done) => this.host.once("close", () => done()));
@@ -308,11 +334,21 @@ export class App {
   }
 
   private act(act: unknown): Promise<unknown> {
+    if (isInHandler()) {
+      return Promise.reject(new AppError("the app is at work: a handler cannot use it, but for `observe`"));
+    }
+    return this.send(act);
+  }
+
+  private send(act: unknown): Promise<unknown> {
+    if (this.isClosed) return Promise.reject(new AppError("the app is closed"));
     if (this.ended) return Promise.reject(this.ended);
     this.number += 1;
     const number = this.number;
+    // Made here, so that it shows the line of the test.
+    const failure = new AppError();
     return new Promise((resolve, reject) => {
-      this.waiting.set(number, { resolve, reject });
+      this.waiting.set(number, { resolve, reject, failure });
       this.keepAlive(true);
       this.write({ number, act });
     });
@@ -323,9 +359,12 @@ export class App {
   }
 
   private receive(text: string): void {
-    const lines = (this.rest + text).split("\n");
-    this.rest = lines.pop() ?? "";
-    for (const line of lines) this.take(JSON.parse(line) as Line);
+    const lines = text.split("\n");
+    this.rest.push(lines.shift() ?? "");
+    for (const next of lines) {
+      this.take(JSON.parse(this.rest.join("")) as Line);
+      this.rest = [next];
+    }
   }
 
   private take(line: Line): void {
@@ -338,11 +377,15 @@ export class App {
       this.play().catch(() => {});
       return;
     }
+    if (line.number === 0) {
+      this.end(new AppError(line.error ?? "oncue-host has lost its place"));
+      return;
+    }
     const waiting = this.waiting.get(line.number);
     this.waiting.delete(line.number);
     if (this.waiting.size === 0) this.keepAlive(false);
     if (line.error === undefined) waiting?.resolve(line.result);
-    else waiting?.reject(new AppError(line.error));
+    else waiting?.reject(said(waiting.failure, line.error));
   }
 
   private end(error: Error): void {
@@ -358,4 +401,12 @@ export class App {
     (this.host.stdin as unknown as Socket)[of]();
     (this.host.stdout as unknown as Socket)[of]();
   }
+}
+
+/** An error with what it says, and the stack that it was made with. */
+function said(error: AppError, message: string): AppError {
+  const { stack } = error;
+  error.message = message;
+  error.stack = `${error.name}: ${message}\n${stack?.slice(stack.indexOf("\n") + 1)}`;
+  return error;
 }

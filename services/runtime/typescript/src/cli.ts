@@ -1,8 +1,10 @@
 #!/usr/bin/env node
 /** `oncue-node FILE`: serves the function in a file to the host that has started this process. `oncue-node generate [FOLDER]`. */
 
+import { writeSync } from "node:fs";
 import { resolve } from "node:path";
 import { pathToFileURL } from "node:url";
+import { inspect } from "node:util";
 
 import { functions } from "./func.ts";
 import { generate } from "./generate.ts";
@@ -10,14 +12,20 @@ import { place } from "./place.ts";
 import "./register.ts";
 import { Connection, Server, fatal, hello, speakThrough } from "./serve.ts";
 
-const USAGE = "usage: oncue-node FILE, run by oncue-host; or oncue-node generate [FOLDER], for the types of the events";
+const USAGE =
+  "usage: oncue-node FILE               the function in a file, for oncue-host, which runs it\n" +
+  "       oncue-node generate [FOLDER]  types of the events, from the app's .proto files; FOLDER is gen";
+
+/** A file without the function that was asked for: nothing of the author's has failed. */
+class NoFunction extends Error {}
 
 function main(): number | undefined {
   const [first, second, ...more] = process.argv.slice(2);
   if (first === "generate" && more.length === 0) return types(second ?? "gen");
-  if (!first || second) {
-    console.error(USAGE);
-    return 2;
+  if (!first || second || first.startsWith("-")) {
+    const isAsked = first === "--help" || first === "-h";
+    (isAsked ? console.log : console.error)(USAGE);
+    return isAsked ? 0 : 2;
   }
   const socket = process.env["ONCUE_SOCKET"];
   delete process.env["ONCUE_SOCKET"];
@@ -35,7 +43,7 @@ function main(): number | undefined {
 
 function types(folder: string): number {
   try {
-    console.log(generate(folder) ? `${folder}/ is made anew` : `${folder}/ is as it has to be`);
+    if (generate(folder)) console.log(`${folder}/ is made anew`);
     return 0;
   } catch (e) {
     console.error(e instanceof Error ? e.message : e);
@@ -51,10 +59,11 @@ function serve(connection: Connection, file: string): void {
         (func) => {
           server = new Server(func, connection);
           speakThrough(connection);
+          sayLast();
           connection.send(hello(func.manifest(), func.contract()));
         },
         (e: unknown) => {
-          console.error(e);
+          if (!(e instanceof NoFunction)) console.error(e);
           let text = e instanceof Error ? e.message : String(e);
           if (/_pb\.js'/.test(text)) text += "; make the types of the events with `oncue-node generate gen`";
           connection.end(fatal(place(e) ? `${place(e)}: ${text}` : text), 1);
@@ -69,13 +78,24 @@ function serve(connection: Connection, file: string): void {
   });
 }
 
+/** Has a process that ends by an error nobody has awaited say which as its last line, which stands in the dead letters. */
+function sayLast(): void {
+  process.on("uncaughtException", (e: unknown) => {
+    const at = place(e);
+    const name = e instanceof Error ? `${e.name}: ${e.message}` : inspect(e);
+    // Past what is logged, since this process has no time for it any more.
+    writeSync(2, `${e instanceof Error ? e.stack : ""}\n${at ? `${at}: ` : ""}${name.split("\n", 1)[0]}, which nobody has awaited\n`);
+    process.exit(1);
+  });
+}
+
 /** The function `name` of a file. */
 async function load(file: string, name: string) {
   await import(pathToFileURL(resolve(file)).href);
   const found = functions.get(name);
   if (found) return found;
   const known = [...functions.keys()].join(", ") || "none";
-  throw new Error(`${file} has no func(${JSON.stringify(name)}, ...); it has ${known}`);
+  throw new NoFunction(`${file} has no func(${JSON.stringify(name)}, ...); it has ${known}`);
 }
 
 const code = main();

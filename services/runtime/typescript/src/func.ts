@@ -1,7 +1,7 @@
 /** A function: a name, a handler, and everything that stands beside it. */
 
 import type { DescMessage, Message, MessageShape } from "@bufbuild/protobuf";
-import { fromBinary, isMessage, toBinary } from "@bufbuild/protobuf";
+import { ScalarType, fromBinary, isMessage, toBinary } from "@bufbuild/protobuf";
 
 import type { Context } from "./context.ts";
 import { descriptors, eventType } from "./contract.ts";
@@ -144,6 +144,8 @@ export class Func {
   readonly row: RowType<object> | undefined;
   /** Tables that it changes without a row. */
   readonly changes: ReadonlySet<string>;
+  /** Field of its events that is the key, as their `.proto` file has it; empty for the contract's. */
+  private readonly key: string;
   /** Use of files that it declares. */
   readonly files: FileUse;
   /** Schemas by event types. */
@@ -158,12 +160,30 @@ export class Func {
   ) {
     this.row = options.row;
     this.changes = new Set(options.changes);
+    if (!/^[a-z0-9-]{1,64}$/.test(name)) {
+      throw new TypeError(`${JSON.stringify(name)} is no name of a function: 1 to 64 of a-z, 0-9 and '-'`);
+    }
     this.files = options.files ?? "";
     if (!uses.includes(this.files)) throw new TypeError(`${name}: files is "read" or "write", and not "${this.files}"`);
     for (const schema of list(options.on)) this.events.set(this.type(schema, "on"), schema);
+    this.key = options.key ? this.keyField(options.key) : "";
     for (const schema of list(options.emits)) {
       this.emitted.set(schema.typeName, { type: this.type(schema, "emits"), schema });
     }
+  }
+
+  /** Name in the contract of a field of text that all events have. */
+  private keyField(key: string): string {
+    for (const schema of this.events.values()) {
+      const fields = schema.fields.filter((field) => field.scalar === ScalarType.STRING && field.fieldKind === "scalar");
+      const found = fields.find((field) => field.name === key || field.localName === key);
+      if (!found) {
+        const names = fields.map((field) => field.name).join(", ") || "none";
+        throw new TypeError(`${this.name}: ${schema.typeName} has no field of text ${JSON.stringify(key)} that could be the key; it has ${names}`);
+      }
+      key = found.name;
+    }
+    return key;
   }
 
   private type(schema: DescMessage, place: string): string {
@@ -180,7 +200,7 @@ export class Func {
       version: this.options.version ?? "0.0.0",
       triggers: [...this.events.keys()].sort(),
       emits: [...this.emitted.values()].map((emitted) => emitted.type).sort(),
-      key: this.options.key ?? "",
+      key: this.key,
       table: this.row?.table ?? "",
       rowVersion: this.row?.version ?? 1,
       concurrency: this.options.concurrency ?? 0,

@@ -5,7 +5,9 @@
 
 import { AsyncLocalStorage } from "node:async_hooks";
 import { Socket } from "node:net";
-import { format } from "node:util";
+// Of the module and not the global ones, which a test may replace by others.
+import { clearTimeout, setImmediate, setTimeout } from "node:timers";
+import { format, inspect } from "node:util";
 
 import type { Operation } from "./context.ts";
 import { Context } from "./context.ts";
@@ -23,6 +25,11 @@ const SDK_VERSION = "0.1.0";
 
 /** Run, and place of the event in it, to which what is logged belongs. */
 const current = new AsyncLocalStorage<{ run: number; event: number }>();
+
+/** Whether this is within a handler. */
+export function isInHandler(): boolean {
+  return current.getStore() !== undefined;
+}
 
 /** Severities of `Log`. */
 const severity = { info: 0, debug: 1, warn: 2, error: 3 } as const;
@@ -380,14 +387,23 @@ function writeOperation(of: Writer, operation: Operation): void {
   }
 }
 
+/** Text of whatever was thrown, which may have none. */
+function textOf(thrown: unknown): string {
+  try {
+    return String(thrown);
+  } catch {
+    return inspect(thrown);
+  }
+}
+
 function describe(error: unknown): Failure {
   const at = place(error);
-  if (error instanceof Reject) return { rejected: true, class: "rejected", text: error.message, place: at };
+  if (error instanceof Reject) return { rejected: true, class: "rejected", text: textOf(error.message), place: at };
   if (error instanceof Undecodable) return { rejected: true, class: "decode", text: error.message, place: "" };
   if (error instanceof TimedOut) return { rejected: false, class: "timeout", text: error.message, place: at };
-  if (error instanceof RowError) return { rejected: false, class: "RowError", text: `RowError: ${error.message}`, place: at };
-  const name = error instanceof Error ? error.name : typeof error;
-  const text = error instanceof Error ? error.message : String(error);
+  if (error instanceof RowError) return { rejected: false, class: "RowError", text: `RowError: ${textOf(error.message)}`, place: at };
+  const name = error instanceof Error ? textOf(error.name) : typeof error;
+  const text = textOf(error instanceof Error ? error.message : error);
   return { rejected: false, class: name, text: text ? `${name}: ${text}` : name, place: at };
 }
 

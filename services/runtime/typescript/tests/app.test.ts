@@ -107,10 +107,83 @@ test("what cannot be is said", async () => {
   await assert.rejects(app.publish(create(FileDescriptorSetSchema, {})), /FileDescriptorSet/);
   await assert.rejects(app.publish(create(OrderBilledSchema, {})), /key/);
   await assert.rejects(app.every(1500, create(OrderBilledSchema, { order: "o1" })), /whole seconds/);
+  await assert.rejects(app.state("nosuch", "o1"), (e: Error) => /no function of this app has a table nosuch/.test(e.message) && /app\.test\.ts/.test(e.stack ?? ""));
   await app.close();
-  await assert.rejects(app.settle(), AppError);
+  await assert.rejects(app.settle(), (e: Error) => e instanceof AppError && e.message === "the app is closed");
   await assert.rejects(App.of(count, count), /two functions count/);
   await assert.rejects(App.of(() => {}), /func\(\)/);
+  await assert.rejects(App.of(), /an app has functions/);
+  await assert.rejects(luck(tax as unknown as object[], async () => {}), /a list of handlers/);
+  await assert.rejects(luck([tax], async () => {}, { seeds: [5, 5] }), /plays nothing/);
+  assert.throws(() => func("wrong-key", { on: OrderPlacedSchema, key: "custmer" }, () => {}), /no field of text "custmer".*it has order/);
+  assert.throws(() => func("Wrong Name", { on: OrderPlacedSchema }, () => {}), /no name of a function/);
+});
+
+test("an act that nobody understands is said to be one", async () => {
+  const app = await App.of(tax, count);
+  await assert.rejects(app.advance(-1), /advance/);
+  await assert.rejects(app.row(sales, 5 as unknown as string), /row/);
+  await assert.rejects(app.every(HOUR, count), /no function without an event/);
+  await app.publish(placed("o1"));
+  await app.settle();
+  assert.equal((await app.events(OrderBilledSchema)).length, 1);
+  await app.close();
+});
+
+test("timers of a test do not stop the app", async (t) => {
+  t.mock.timers.enable({ apis: ["setTimeout", "setImmediate", "Date"] });
+  const app = await App.of(tax);
+  await app.publish(placed("o1"));
+  await app.settle();
+  assert.equal((await app.events(OrderBilledSchema)).length, 1);
+  await app.close();
+});
+
+test("whatever is thrown is a failed attempt", async () => {
+  const thrown: unknown[] = ["text", Object.create(null), { toString: () => { throw new Error("no text"); } }, Object.assign(new Error("numbered"), { name: 5 })];
+  for (const what of thrown) {
+    const odd = func("odd", { on: OrderPlacedSchema, attempts: 2 }, () => { throw what; });
+    const app = await App.of(odd);
+    await app.publish(placed("o1"));
+    await app.settle();
+    const [letter] = await app.deadLetters();
+    assert.equal(letter?.reason, "attempts");
+    await app.close();
+  }
+});
+
+test("a handler observes, and uses nothing else of its app", async () => {
+  let app: App;
+  const inside = func("inside", { on: OrderPlacedSchema, attempts: 2 }, async (order) => {
+    await app.observe("called", order.order);
+    if (order.order === "more") await app.publish(placed("o9"));
+  });
+  app = await App.of(inside);
+  await app.publish(placed("o1"));
+  await app.settle();
+  assert.deepEqual(await app.deadLetters(), []);
+  await app.publish(placed("more"));
+  await app.settle();
+  assert.match((await app.deadLetters())[0]?.message ?? "", /the app is at work/);
+  await app.close();
+});
+
+test("at most once is that of a worker", async () => {
+  const once = func("once", { on: OrderPlacedSchema, atMostOnce: true }, () => { throw new Error("card refused"); });
+  const app = await App.of(once);
+  await app.publish(placed("o1"));
+  await app.settle();
+  const [letter] = await app.deadLetters();
+  assert.deepEqual([letter?.reason, letter?.message], ["attempts", "Error: card refused"]);
+  await app.close();
+});
+
+test("files of many megabytes come and go", async () => {
+  const app = await App.of(shorten);
+  const content = Buffer.alloc(8 << 20, 7);
+  await app.putFile("large", content);
+  assert.ok((await app.file("large"))?.equals(content));
+  await app.close();
 });
 
 test("rows and events are the same whatever the luck", async () => {
@@ -132,7 +205,7 @@ test("what a process remembers is found", async () => {
     for (const order of ["o1", "o2", "o3"]) await app.publish(placed(order));
     await app.settle();
   });
-  await assert.rejects(play, (e: Error) => /seed/.test(e.message) && /remember, worker/.test(e.message));
+  await assert.rejects(play, (e: Error) => e instanceof assert.AssertionError && /seed/.test(e.message) && /remember, worker/.test(e.message));
 });
 
 test("a scenario that fails fails as it is", async () => {
@@ -142,6 +215,24 @@ test("a scenario that fails fails as it is", async () => {
     assert.deepEqual(await app.events(OrderBilledSchema), []);
   });
   await assert.rejects(play, assert.AssertionError);
+});
+
+test("what the scenario itself keeps, and a long list that differs at its end, are told", async () => {
+  let plays = 0;
+  const keeps = luck([tax], async (app) => {
+    await app.publish(placed("o1"));
+    await app.settle();
+    assert.equal((plays += 1), 1);
+  });
+  await assert.rejects(keeps, /keeps state from run to run/);
+  let number = 0;
+  const differs = luck([tax], async (app) => {
+    number += 1;
+    await app.publish(placed("o1"));
+    await app.settle();
+    await app.observe("list", [...Array(150).fill(0), number]);
+  });
+  await assert.rejects(differs, /asks the clock or chance/);
 });
 
 test("an app that is not closed holds nobody up", async () => {

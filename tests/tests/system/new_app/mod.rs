@@ -138,6 +138,20 @@ async fn is_run_anew(language: &str, install: impl Fn(&Path), source: &str, tax:
     })
     .await;
     assert!(row.contains(r#""cents":1070"#), "{row}");
+    // A name that no function has leaves all running, until it is taken back.
+    let file = app.join("oncue.toml");
+    let config = std::fs::read_to_string(&file).expect("written");
+    let wrong = config.replace("[functions.bill-order]", "[functions.bill-orders]");
+    std::fs::write(&file, wrong).expect("written");
+    dev.wait_for_line("oncue.toml is not taken; what ran before runs on")
+        .await;
+    assert!(dev.log().contains("bill-orders"), "{}", dev.log());
+    std::fs::write(&file, config).expect("written");
+    let order = r#"{"order":"o3","customer":"cem","cents":1000}"#;
+    let publish = ["pub", "shop.order.placed", order, "--wait", "30"];
+    let output = cluster.output("oncue", &publish);
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(!dev.log().contains("starts anew"), "{}", dev.log());
     // Told to it alone, as without a terminal.
     dev.signal("INT");
     assert_eq!(dev.exit().await, Some(0), "{}", dev.log());

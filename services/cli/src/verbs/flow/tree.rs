@@ -74,8 +74,15 @@ fn head(flow: &Flow, now: u64) -> String {
         .filter(|step| step.state == StepState::Dead)
         .count();
     let mut text = match (flow.is_complete(), flow.ended) {
-        (true, Some(ended)) => paint(GOOD, format_args!("complete in {}", since(flow, ended))),
-        (true, None) => paint(GOOD, "complete"),
+        (true, ended) => {
+            let took = ended.map(|ended| format!(" in {}", since(flow, ended)));
+            let took = took.unwrap_or_default();
+            if dead > 0 {
+                paint(BAD, format_args!("failed{took}"))
+            } else {
+                paint(GOOD, format_args!("complete{took}"))
+            }
+        }
         _ if flow.open == 0 => paint(
             BAD,
             format_args!(

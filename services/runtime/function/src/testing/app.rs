@@ -14,11 +14,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::poll_fn;
 use futures::task::AtomicWaker;
-use oncue_core::bus::layout::{TIMER, scheduled};
+use oncue_core::bus::Outbound;
 use oncue_core::bus::pull::Delivery;
-use oncue_core::bus::{Headers, Outbound};
 use oncue_core::store::StateValue;
-use oncue_proto::event::{self, MAX_HOPS, Meta};
+use oncue_proto::event::MAX_HOPS;
 use oncue_proto::oncue::v1::DeadLetter;
 use oncue_proto::{Catalog, Contract, Event, Format, Trigger};
 use pbjson_types::Timestamp;
@@ -205,46 +204,15 @@ impl App {
     /// The interval is not a number of seconds.
     #[must_use]
     pub fn every<E: Event>(mut self, interval: Duration, event: &E) -> Self {
-        let seconds = interval.as_secs();
-        assert!(
-            seconds > 0 && interval.subsec_nanos() == 0,
-            "an interval is whole seconds, at least one"
-        );
-        let headers: Headers = [
-            ("ce-specversion", "1.0"),
-            ("ce-type", E::TYPE),
-            ("ce-source", "/schedule"),
-            ("ce-datacontenttype", Format::Protobuf.media_type()),
-        ]
-        .into_iter()
-        .collect();
-        let message = Outbound {
-            subject: String::new(),
-            headers,
-            payload: event.encode_to_vec().into(),
-        };
-        self.schedules += 1;
-        let subject = format!("{TIMER}.schedule.app.{}", self.schedules);
-        let rule = format!("@every {seconds}s");
-        let message = scheduled(subject, &rule, E::TYPE, event.key(), message);
-        self.world.publish(message, &self.members);
+        let whole = interval.as_secs() > 0 && interval.subsec_nanos() == 0;
+        assert!(whole, "an interval is whole seconds, at least one");
+        self.every_encoded(interval, E::TYPE, event.key(), event.encode_to_vec().into());
         self
     }
 
     /// Publishes an event, as a client would, and returns its id. Nothing acts on it before [`settle`](Self::settle).
     pub fn publish<E: Event>(&mut self, event: &E) -> String {
-        self.published += 1;
-        let id = format!("event-{}", self.published);
-        let meta = Meta::root(id.clone(), "/test".to_owned(), E::TYPE, self.world.now());
-        let message = Outbound {
-            subject: event::subject(E::TYPE, event.key()),
-            headers: event::headers(&meta, event.key(), Format::Protobuf)
-                .into_iter()
-                .collect(),
-            payload: event.encode_to_vec().into(),
-        };
-        self.world.publish(message, &self.members);
-        id
+        self.publish_encoded(E::TYPE, event.key(), event.encode_to_vec().into())
     }
 
     /// Goes on until nothing is left to do at this time: every event is handled or set aside, and so is what followed.
@@ -515,13 +483,17 @@ impl App {
             for worker in 0..self.workers {
                 let mut hands = consumer.in_hand.values();
                 let is_at_work = hands.clone().any(|hand| hand.worker == worker);
-                let spares = hands.all(|hand| hand.worker != worker || hand.attempt <= spoiled);
+                let spares = hands.all(|hand| {
+                    let may = hand.attempt <= spoiled && inner.may_spoil(hand.place, spoiled);
+                    hand.worker != worker || may
+                });
                 if inner.tally.crashes < MAX_FAULTS && is_at_work && spares {
                     ways.push(Act::Crash { function, worker });
                 }
             }
             for (number, hand) in &consumer.in_hand {
-                if inner.tally.redeliveries < MAX_FAULTS && hand.attempt <= spoiled {
+                let may = hand.attempt <= spoiled && inner.may_spoil(hand.place, spoiled);
+                if inner.tally.redeliveries < MAX_FAULTS && may {
                     let number = *number;
                     ways.push(Act::Lose { function, number });
                 }
@@ -531,8 +503,13 @@ impl App {
         let is_once = members.any(|member| member.effects.function.at_most_once);
         if inner.tally.copies < MAX_FAULTS && !is_once {
             // What a schedule of oncue.toml fires has no id, and is nobody's to send again.
+            let members = self.members.iter();
+            let attempts = members.map(|member| member.effects.limits.attempts.saturating_sub(1));
+            let most = attempts.min().unwrap_or_default().min(MAX_SPOILED);
             let log = inner.streams.log().iter().enumerate().rev().take(2);
-            let known = log.filter(|(_, stored)| header(&stored.message, "ce-id").is_some());
+            let known = log.filter(|(place, stored)| {
+                header(&stored.message, "ce-id").is_some() && inner.may_spoil(*place, most)
+            });
             ways.extend(known.map(|(place, _)| Act::Copy { place }));
         }
     }
@@ -550,6 +527,7 @@ impl App {
             Act::Copy { place } => {
                 let mut inner = self.world.lock();
                 inner.tally.copies += 1;
+                inner.spoil(place);
                 let now = inner.now;
                 let copy = inner.streams.publish_again(place, now);
                 inner.hand_on(copy, &self.members);
@@ -711,14 +689,22 @@ impl App {
         self.tasks
             .retain(|task| task.function != function || task.worker != worker);
         self.queues[function][worker] = KeyQueues::default();
-        let consumer = &mut self.world.lock().consumers[function];
+        let mut inner = self.world.lock();
+        let consumer = &mut inner.consumers[function];
         let hands = consumer.in_hand.iter();
         let lost: Vec<u64> = hands
             .filter(|(_, hand)| hand.worker == worker)
             .map(|(number, _)| *number)
             .collect();
+        let places: Vec<usize> = lost
+            .iter()
+            .filter_map(|number| consumer.in_hand.get(number).map(|hand| hand.place))
+            .collect();
         for number in lost {
             consumer.give_back(number, false);
+        }
+        for place in places {
+            inner.spoil(place);
         }
     }
 
@@ -731,6 +717,7 @@ impl App {
             return;
         };
         inner.consumers[function].give_back(number, false);
+        inner.spoil(hand.place);
         let subject = inner.streams.log()[hand.place].message.subject.clone();
         drop(inner);
         let name = self.members[function].name();

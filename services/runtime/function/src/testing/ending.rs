@@ -11,6 +11,8 @@ pub(super) struct Ending {
     counts: BTreeMap<String, usize>,
 }
 
+/// Name of what a scenario has failed by.
+pub(super) const SCENARIO: &str = "the scenario";
 /// Longest line of a report.
 const WIDTH: usize = 160;
 
@@ -26,6 +28,11 @@ impl Ending {
 
     /// The differences between the plain run, which this is, and another, for people.
     pub fn differences(&self, other: &Self) -> String {
+        // Where the scenario itself failed, its app is gone, and with it all else there was to see.
+        let failed = other.seen.get(SCENARIO).or(self.seen.get(SCENARIO));
+        if let Some(why) = failed {
+            return format!("  the scenario fails: {why}\n");
+        }
         let mut text = String::new();
         let mut names: Vec<&String> = self.seen.keys().chain(other.seen.keys()).collect();
         names.sort();

@@ -11,7 +11,7 @@ use oncue_proto::Catalog;
 
 use super::app::App;
 use super::choices::Choices;
-use super::ending::Ending;
+use super::ending::{Ending, SCENARIO};
 use super::world::{Journal, Tally, World};
 use crate::worker::effects::panic_text;
 
@@ -136,7 +136,7 @@ impl<S: AsyncFn(App) -> App> Trial<'_, S> {
         let mut ending = Ending::default();
         match played {
             Ok(app) => ending = self.ending(&app),
-            Err(panic) => ending.set("the scenario".into(), panic_text(panic.as_ref())),
+            Err(panic) => ending.set(SCENARIO.into(), panic_text(panic.as_ref())),
         }
         let mut inner = world.lock();
         Finished {
@@ -244,8 +244,14 @@ fn report(seed: u64, plain: &Ending, run: &Finished) -> String {
     if lines > MAX_LINES {
         let _ = writeln!(schedule, "    ... {} more", lines - MAX_LINES);
     }
+    let what = match acts {
+        0 => format!(
+            "seed {seed} comes to another end without an act of luck: something asks the clock or chance, or keeps state from run to run"
+        ),
+        acts => format!("the outcome hangs on luck: seed {seed}, {acts} acts of luck (*)"),
+    };
     format!(
-        "the outcome hangs on luck: seed {seed}, {acts} acts of luck (*)\n\nschedule:\n{schedule}\ndifferences:\n{}",
+        "{what}\n\nschedule:\n{schedule}\ndifferences:\n{}",
         plain.differences(&run.ending)
     )
 }

@@ -15,7 +15,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use super::choices::Choices;
 use super::map_store::MapStore;
-use super::streams::Streams;
+use super::streams::{Streams, header};
 use crate::files::FilesInMemory;
 use crate::function::Erased;
 use crate::worker::effects::Effects;
@@ -57,6 +57,8 @@ pub(super) struct WorldState {
     pub tally: Tally,
     /// Deliveries so far.
     pub deliveries: u64,
+    /// Runs that luck has cost each event, by its id: copies of it count together.
+    pub spoiled: BTreeMap<String, u32>,
     /// Steps for people, if they are wanted.
     pub journal: Option<Journal>,
 }
@@ -122,9 +124,13 @@ impl Member {
             max_payload: MAX_PAYLOAD,
             bounds: Bounds::default(),
         };
+        let mut limits = function.limits.clone();
+        if function.at_most_once {
+            limits.attempts = 1; // as a worker has it
+        }
         Ok(Self {
             effects: Effects {
-                limits: function.limits.clone(),
+                limits,
                 function: Arc::new(function),
                 outputs,
             },
@@ -172,6 +178,7 @@ impl World {
                 choices,
                 tally: Tally::default(),
                 deliveries: 0,
+                spoiled: BTreeMap::new(),
                 journal: None,
             }),
         }
@@ -221,6 +228,23 @@ impl WorldState {
                 consumer.fresh.push_back(place);
             }
         }
+    }
+
+    /// Id under which the message at this place was published.
+    pub fn id_at(&self, place: usize) -> &str {
+        header(&self.streams.log()[place].message, "ce-id").unwrap_or_default()
+    }
+
+    /// Whether luck may cost the event at this place one more run, of so many.
+    pub fn may_spoil(&self, place: usize, most: u32) -> bool {
+        let before = self.spoiled.get(self.id_at(place)).copied();
+        before.unwrap_or_default() < most
+    }
+
+    /// Luck costs the event at this place a run.
+    pub fn spoil(&mut self, place: usize) {
+        let id = self.id_at(place).to_owned();
+        *self.spoiled.entry(id).or_default() += 1;
     }
 
     /// A delivery of what waits, to a worker of the function.

@@ -34,7 +34,7 @@ pub(super) fn schemas() -> Map<String, Value> {
         "type": "object",
         "required": ["id", "status", "open", "events"],
         "properties": {
-            "id": text, "status": { "enum": ["complete", "running", "lost"] }, "open": number, "dead": number,
+            "id": text, "status": { "enum": ["complete", "running", "failed", "lost"] }, "open": number, "dead": number,
             "lost": number, "started": time, "ended": maybe_time, "waits_for": { "oneOf": [reference("Step"), { "type": "null" }] },
             "events": { "type": "array", "items": reference("FlowEvent") },
         },

@@ -12,7 +12,7 @@ use oncue_proto::oncue::v1::TimerFired;
 use oncue_proto::{Event as _, Format};
 use prost::Message as _;
 
-use super::super::world::Journal;
+use super::super::world::{Journal, label};
 use super::App;
 use crate::foreign::Foreign;
 use crate::function::Erased;
@@ -21,6 +21,7 @@ use crate::state::{author_fields, stored_version};
 /// Steps of a journal that are shown.
 const MAX_STEPS_SHOWN: usize = 500;
 
+#[doc(hidden)]
 impl App {
     /// Adds a function whose handler is elsewhere. From now on each job waits for what its handler waits for, so that luck
     /// alone says in which order things happen.
@@ -45,7 +46,7 @@ impl App {
             payload,
         };
         self.world
-            .note(|| format!("a client publishes {}", message.subject));
+            .note(|| format!("a client publishes {}", label(ty, key, &id)));
         self.world.publish(message, &self.members);
         id
     }
@@ -73,12 +74,47 @@ impl App {
     }
 
     /// Fires a function that takes no event again and again.
-    pub fn every_timer(&mut self, interval: Duration, function: &str) {
+    ///
+    /// # Errors
+    /// There is no such function.
+    pub fn every_timer(&mut self, interval: Duration, function: &str) -> Result<(), String> {
+        let mut members = self.members.iter();
+        let found = members.find(|member| member.name() == function);
+        if !found.is_some_and(|member| member.effects.function.per_function) {
+            return Err(format!(
+                "this app has no function without an event that is called {function}"
+            ));
+        }
         let fired = TimerFired {
             function: function.to_owned(),
         };
         let payload = fired.encode_to_vec().into();
         self.every_encoded(interval, TimerFired::TYPE, fired.key(), payload);
+        Ok(())
+    }
+
+    /// Refuses a table that no function of the app has.
+    ///
+    /// # Errors
+    /// There is none; the sentence names those that there are.
+    pub fn check_table(&self, table: &str) -> Result<(), String> {
+        let functions = self.members.iter().map(|member| &member.effects.function);
+        let mut tables: Vec<&str> = Vec::new();
+        for function in functions {
+            tables.extend(Some(function.table).filter(|table| !table.is_empty()));
+            match function.changes {
+                Some(changes) => tables.extend(changes),
+                // It may change any.
+                None => return Ok(()),
+            }
+        }
+        if tables.contains(&table) {
+            return Ok(());
+        }
+        Err(format!(
+            "no function of this app has a table {table}; there are {}",
+            tables.join(", ")
+        ))
     }
 
     /// Unix milliseconds in the app.

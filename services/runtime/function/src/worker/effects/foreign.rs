@@ -117,7 +117,11 @@ impl Effects {
                             commits.push(CommitEvent { entry, ..commit });
                             events.push(event);
                         }
-                        Err(why) => refused.push((event, why)),
+                        // Where in this source it was refused means nothing to an author.
+                        Err(why) => {
+                            let site = String::new();
+                            refused.push((event, Error { site, ..why }));
+                        }
                     }
                 }
                 Err(failure) => {
