@@ -316,6 +316,12 @@ test("dead letters are read, tried, redriven and dropped", async ({ page, crowd 
   await page.waitForFunction(() => /ann@.* sees to it since .*: the tax office is told/.test(document.querySelector(".bench .owner").textContent));
   await page.waitForFunction(() => document.querySelector(".groups button[aria-pressed=true]").textContent.includes("sees to it"));
   await shoot(page, "letters-owner");
+  // And nobody has to hear of it for a while.
+  await page.click('.bench .owner >> text=Snooze for 4 h');
+  await page.waitForFunction(() => document.querySelector(".bench .owner").textContent.includes("snoozed until"));
+  await page.waitForFunction(() => [...document.querySelectorAll(".groups button")].at(-1).textContent.includes("snoozed until"), null, { timeout: 10_000 });
+  await page.click('.bench .owner >> text=Wake');
+  await page.waitForFunction(() => !document.querySelector(".bench .owner").textContent.includes("snoozed until"));
   await page.click('.bench .owner >> text=Let it go');
   await page.waitForFunction(() => document.querySelector(".bench .owner").textContent.includes("nobody sees to it"));
   await page.locator('.bench tbody input[type="checkbox"]').first().check();

@@ -386,6 +386,48 @@ async fn bounds_that_are_set_hold_until_they_are_taken_away() {
     assert_eq!(up.stop().await, Some(0));
 }
 
+/// `oncue up` as on another machine: with a folder for data and a gateway of its own.
+async fn up_elsewhere(cluster: &mut Cluster, machine: &str) -> Process {
+    let gateway = format!("127.0.0.1:{}", free_port());
+    cluster.set("ONCUE_GATEWAY_LISTEN", &gateway);
+    let data = cluster.dir.join(machine);
+    let data = data.to_str().expect("a path");
+    let process = cluster.spawn("oncue", &["up", "--data", data]);
+    process.wait_for_line("Ctrl-C finishes").await;
+    process
+}
+
+/// Bounds count on each machine: every `oncue up` of the app takes them, also one that comes later.
+#[tokio::test]
+async fn bounds_hold_on_each_machine() {
+    let mut cluster = small_cluster("[functions.misbehave]\n").await;
+    let mut first = cluster.up().await;
+    let mut second = up_elsewhere(&mut cluster, "second").await;
+    until_replicas(&cluster, 2).await;
+    let more = ["misbehave", "--min", "2", "--max", "2", "--reason", "more"];
+    let text = scale(&cluster, &more);
+    assert!(text.starts_with("0: "), "{text}");
+    until_replicas(&cluster, 4).await;
+    let mut third = up_elsewhere(&mut cluster, "third").await;
+    until_replicas(&cluster, 6).await;
+    let bus = cluster.bus().await;
+    cluster.plain_publish((0..60).map(|n| told(&format!("/s{n}"), "slow:50")));
+    assert_eq!(third.stop().await, Some(0), "{}", third.log());
+    let text = scale(&cluster, &["misbehave", "--reset"]);
+    assert!(text.starts_with("0: "), "{text}");
+    until_replicas(&cluster, 2).await;
+    cluster.drained(&bus, "web", "misbehave").await;
+    let store = cluster.store().await;
+    for n in 0..60 {
+        let page = format!("/s{n}");
+        let count = cluster.field(&store, "tallies", &page, "count").await;
+        assert_eq!(count, "1", "{page}");
+    }
+    for up in [&mut first, &mut second] {
+        assert_eq!(up.stop().await, Some(0), "{}", up.log());
+    }
+}
+
 /// Folder with the programs that `oncue up` of these functions needs, so that one of them can be replaced.
 fn programs(cluster: &Cluster, functions: &[&str]) -> std::path::PathBuf {
     let folder = cluster.dir.join("bin");

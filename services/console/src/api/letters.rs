@@ -22,6 +22,7 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use crate::api::audit::{self, SOURCE, Who};
 use crate::api::decode::StreamOrigin;
+use crate::live::notices::of_letters;
 use crate::problem::{GONE, MALFORMED, NOT_FOUND, Problem};
 use crate::{App, away};
 
@@ -83,9 +84,12 @@ pub async fn list(
     });
     // Without Redis letters are read all the same.
     let owners = dead_letters::owners(&app.store).await.unwrap_or_default();
+    let silent = app.notices.silent();
     let groups = groups.map(|one| {
         let mut shown = group(&one, &index);
         shown["owner"] = json!(owners.get(&one.name));
+        let silent = silent.get(&of_letters(&one.name));
+        shown["snoozed_until"] = silent.copied().unwrap_or(0).into();
         shown
     });
     let groups: Vec<Value> = groups.collect();

@@ -34,6 +34,9 @@ function field(label, value, act) {
   return input;
 }
 
+const snoozed = (group) => group.snoozed_until > Date.now();
+const clock = (at) => new Date(at).toLocaleString([], { weekday: "short", hour: "2-digit", minute: "2-digit" });
+
 class Bench {
   constructor(place, wanted) {
     this.place = place;
@@ -86,6 +89,8 @@ class Bench {
   async show({ groups, before, letters, unread }) {
     this.unread = unread;
     this.before.textContent = unread > 0 ? `Reading: ${number(unread)} messages are left.` : before > 0 ? `${number(before)} older messages lie before these; oncue dlq ls reads all.` : "";
+    // What is snoozed stands behind all else.
+    groups.sort((one, other) => snoozed(one) - snoozed(other));
     const drawn = JSON.stringify(groups);
     if (drawn === this.drawn) return;
     this.drawn = drawn;
@@ -121,7 +126,7 @@ class Bench {
     card.replaceChildren(
       make("div", "top-line", make("b", "", group.function), make("span", "reason", group.reason), make("span", "badge", short(group.count))),
       make("span", "message", group.message),
-      make("span", "hint", `${group.site ? `${group.site} · ` : ""}${ago(group.last)}${group.owner ? ` · ${group.owner.who} sees to it` : ""}`),
+      make("span", "hint", `${group.site ? `${group.site} · ` : ""}${ago(group.last)}${group.owner ? ` · ${group.owner.who} sees to it` : ""}${snoozed(group) ? ` · snoozed until ${clock(group.snoozed_until)}` : ""}`),
     );
     card.dataset.group = group.group;
     card.setAttribute("aria-pressed", `${this.open === group.group}`);
@@ -180,11 +185,23 @@ class Bench {
       const note = await ask(owner ? "Take it over?" : "See to it?", `${from}The others see your name and what you write. Whoever may redrive still may.`, "Take", "What you know so far");
       if (note !== false) set({ note });
     };
+    // Nobody is told of it meanwhile, and it stands behind the others.
+    const snooze = async (minutes) => {
+      try {
+        await api("/api/notices/silence", { name: `letters/${group.group}`, minutes });
+        this.refresh();
+      } catch (error) {
+        failed(this.outcome, error);
+      }
+    };
+    const rest = snoozed(group)
+      ? [make("span", "hint", `snoozed until ${clock(group.snoozed_until)}`), about.write && named(button("Wake", () => snooze(0), "quiet"), "wake")]
+      : [about.write && named(button("Snooze for 4 h", () => snooze(240), "quiet"), "snooze")];
     const who = owner && make("span", "", make("b", "", owner.who), " sees to it since ", moment(owner.since), owner.note ? `: ${owner.note}` : "");
     const acts = about.write
       ? [named(button(owner ? "Take over" : "See to it", take, "quiet"), "take"), owner && named(button("Let it go", () => set({ release: true }), "quiet"), "release")]
       : [];
-    return make("div", "row owner", who || make("span", "hint", "nobody sees to it"), ...acts.filter(Boolean));
+    return make("div", "row owner", who || make("span", "hint", "nobody sees to it"), ...[...acts, ...rest].filter(Boolean));
   }
 
   async load(group) {

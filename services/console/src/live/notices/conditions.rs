@@ -200,6 +200,11 @@ fn functions(measured: &Measured, seen: &mut Findings) {
     }
 }
 
+/// Name of the notice that a cause of dead letters has.
+pub fn of_letters(group: &str) -> String {
+    format!("letters/{group}")
+}
+
 async fn letters(app: &App, seen: &mut Findings) {
     let Ok(index) = app.letters.look(app).await else {
         return;
@@ -212,7 +217,7 @@ async fn letters(app: &App, seen: &mut Findings) {
     for group in index.causes().into_iter().take(MAX_CAUSES) {
         let cause = &group.cause;
         seen.conditions.push(Condition {
-            name: format!("letters/{}", group.name),
+            name: of_letters(&group.name),
             kind: NoticeKind::Letters,
             text: format!(
                 "{} sets events aside, {}: {}",

@@ -19,6 +19,7 @@ use std::time::Duration;
 use oncue_core::config::Config;
 use oncue_proto::event;
 
+pub use self::conditions::of_letters;
 pub use self::list::Notices;
 use self::receiver::Receiver;
 use crate::App;
