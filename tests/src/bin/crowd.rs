@@ -101,13 +101,13 @@ async fn main() {
         .await
         .expect("NATS");
     let members = Arc::new(crowd(count as usize));
-    furnish(&bus, &members).await;
+    let [letters, flow, stream] = [3, 4, 5].map(|at| argument(at, 0));
+    furnish(&bus, &members, stream > 0).await;
     keep_state(&cluster, &bus).await;
     for verb in ["INFO", "STATS"] {
         tokio::spawn(answer(bus.clone(), members.clone(), verb));
     }
     let mut ids = stories(&bus).await;
-    let [letters, flow, stream] = [3, 4, 5].map(|at| argument(at, 0));
     if letters > 0 {
         ids["large"] = plenty(&cluster, &bus, letters, flow, stream).await;
     }
@@ -128,13 +128,14 @@ async fn main() {
 }
 
 /// Streams, and a consumer for each function.
-async fn furnish(bus: &Bus, members: &[Member]) {
+async fn furnish(bus: &Bus, members: &[Member], is_large: bool) {
     // The server sets aside for a stream what it may grow to.
     let config = StreamConfig {
         max_bytes: Size(48 << 20),
         ..StreamConfig::default()
     };
-    for domain in [layout::TIMER, layout::DLQ, "web", LARGE] {
+    let large = is_large.then_some(LARGE);
+    for domain in [layout::TIMER, layout::DLQ, "web"].into_iter().chain(large) {
         let config = StreamConfig {
             max_bytes: Size(if domain == layout::TIMER { 48 } else { 512 } << 20),
             ..config.clone()
