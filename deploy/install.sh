@@ -146,7 +146,7 @@ redis() {
 # The one package that `oncue` for Python depends on.
 python() {
   local venv=.oncue/venv
-  if "$venv/bin/python" -c 'import google.protobuf, oncue, pytest, mypy' >/dev/null 2>&1; then return; fi
+  if "$venv/bin/python" -c 'import google.protobuf, oncue, pytest, mypy, opentelemetry' >/dev/null 2>&1; then return; fi
   have python3 || fail "python3 is missing; functions in Python need 3.11 or later" "install it and try again"
   python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
     fail "python3 is $(python3 --version 2>&1); functions in Python need 3.11 or later" "install a newer one and try again"
@@ -154,8 +154,8 @@ python() {
   mkdir -p .oncue
   python3 -m venv "$venv" >&2 || { have apt-get && apt_install python3-venv && python3 -m venv "$venv" >&2; } ||
     fail "Python cannot make a virtual environment" "Debian, Ubuntu: sudo apt-get install python3-venv"
-  # Functions need protobuf alone; pytest and mypy are for the package's own tests.
-  "$venv/bin/pip" install -q --disable-pip-version-check "protobuf>=5.29" "pytest>=8" "mypy>=1.15" types-protobuf >&2 ||
+  # Functions need protobuf alone; the rest is for the package's own tests.
+  "$venv/bin/pip" install -q --disable-pip-version-check "protobuf>=5.29" "pytest>=8" "mypy>=1.15" types-protobuf opentelemetry-api >&2 ||
     fail "protobuf for Python could not be fetched" "try again with a network, or: $venv/bin/pip install protobuf"
   # The package itself as it lies here.
   printf '%s\n' "$PWD/services/runtime/python" >"$(echo "$venv"/lib/python3.*/site-packages)/oncue.pth"

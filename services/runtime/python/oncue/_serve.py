@@ -8,8 +8,10 @@ that a busy process is told from a frozen one.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import functools
+import importlib
 import importlib.util
 import io
 import itertools
@@ -322,7 +324,8 @@ class _Server:
                 try:
                     message = work.decode(event)
                     self._running = self.begun
-                    result = self.function.call(message, work.row, context)
+                    with joined(event):
+                        result = self.function.call(message, work.row, context)
                     done = self.function.done(result, context)
                 finally:
                     self._running = 0
@@ -434,13 +437,39 @@ def _timeout(event: Any, at: BaseException) -> _Timeout:
     return made.with_traceback(at.__traceback__)
 
 
+_ALONE = contextlib.nullcontext()
+
+
+def joined(event: Any) -> contextlib.AbstractContextManager[None]:
+    """Makes the event's span the current one of OpenTelemetry, where the app has imported that: spans of its own are within it then,
+    and what it calls gets its trace."""
+    if "opentelemetry.trace" not in sys.modules or not event.traceparent:
+        return _ALONE
+    return _Joined(event)
+
+
+class _Joined(contextlib.AbstractContextManager[None]):
+    def __init__(self, event: Any) -> None:
+        self._event = event
+
+    def __enter__(self) -> None:
+        context, propagate = importlib.import_module("opentelemetry.context"), importlib.import_module("opentelemetry.propagate")
+        event = self._event
+        carrier = {"traceparent": event.traceparent, "tracestate": event.tracestate, "baggage": event.baggage}
+        self._detach = functools.partial(context.detach, context.attach(propagate.extract(carrier)))
+
+    def __exit__(self, *_: object) -> None:
+        self._detach()
+
+
 async def in_time(work: Work, event: Any, context: Context) -> Any:
     """Result of an async handler, whose time is limited."""
     message = work.decode(event)
     limit = asyncio.timeout(event.timeout_ms / 1000)
     try:
-        async with limit:
-            return await work.function.call(message, work.row, context)
+        with joined(event):
+            async with limit:
+                return await work.function.call(message, work.row, context)
     except TimeoutError as e:
         if limit.expired():
             # Where the handler was says what it was cancelled by.

@@ -1,5 +1,6 @@
 """Functions and runs: what a signature says, and what an answer holds."""
 
+import asyncio
 import time
 import unittest
 from datetime import timedelta
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from oncue import Context, Delayed, Reject, _contract, _wire, function, reject, row, testing
-from oncue._serve import Work
+from oncue._serve import Work, in_time, joined
 
 # The app of these tests, wherever they are started.
 _contract.folder = str(Path(__file__).parent / "app")
@@ -74,6 +75,47 @@ def run(*orders: Any, fields: dict[str, bytes] | None = None, check: bool = Fals
 
 def fields(result: Any) -> dict[str, bytes]:
     return {field.name: field.value for field in result.set}
+
+
+class Traces(unittest.TestCase):
+    def test_spans_of_the_app_are_within_that_of_the_event(self) -> None:
+        from opentelemetry import trace
+
+        event = _wire.Event(traceparent=f"00-{'ab' * 16}-{'cd' * 8}-01", tracestate="a=b", timeout_ms=1000)
+        before = trace.get_current_span().get_span_context()
+        with joined(event):
+            within = trace.get_current_span().get_span_context()
+            self.assertEqual(
+                (f"{within.trace_id:032x}", f"{within.span_id:016x}", within.is_remote, within.trace_flags, within.trace_state["a"]),
+                ("ab" * 16, "cd" * 8, True, 1, "b"),
+            )
+        self.assertEqual(trace.get_current_span().get_span_context(), before)
+        with joined(_wire.Event()):
+            self.assertEqual(trace.get_current_span().get_span_context(), before, "nobody traces")
+
+    def test_an_async_handler_has_the_span_of_its_event(self) -> None:
+        from opentelemetry import trace
+
+        seen: list[int] = []
+
+        @function("traced")
+        async def traced(order: OrderPlaced) -> None:
+            await asyncio.sleep(0)
+            seen.append(trace.get_current_span().get_span_context().trace_id)
+
+        of = traced.__oncue__  # type: ignore[attr-defined]
+
+        async def both() -> None:
+            runs = []
+            for digit in "12":
+                made = _wire.Frame().invoke.runs.add(number=int(digit))
+                event = made.events.add(type="shop.order.placed", timeout_ms=1000, traceparent=f"00-{digit * 32}-{digit * 16}-01")
+                work = Work(of, made, _wire.RunResult())
+                runs.append(in_time(work, event, work.context(event)))
+            await asyncio.gather(*runs)
+
+        asyncio.run(both())
+        self.assertEqual([f"{trace_id:032x}" for trace_id in seen], ["1" * 32, "2" * 32])
 
 
 class Runs(unittest.TestCase):

@@ -11,6 +11,7 @@ import { generate } from "./generate.ts";
 import { place } from "./place.ts";
 import "./register.ts";
 import { Connection, Server, fatal, hello, speakThrough } from "./serve.ts";
+import { findTelemetry } from "./trace.ts";
 
 const USAGE =
   "usage: oncue-node FILE               the function in a file, for oncue-host, which runs it\n" +
@@ -91,6 +92,7 @@ function sayLast(): void {
 
 /** The function `name` of a file. */
 async function load(file: string, name: string) {
+  await findTelemetry();
   await import(pathToFileURL(resolve(file)).href);
   const found = functions.get(name);
   if (found) return found;

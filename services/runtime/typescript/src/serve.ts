@@ -17,6 +17,7 @@ import type { Func, Manifest, Output } from "./func.ts";
 import { Reject } from "./func.ts";
 import { place } from "./place.ts";
 import { RowError } from "./rows.ts";
+import { within } from "./trace.ts";
 import type { Fields, Incoming, Run, WireEvent } from "./wire.ts";
 import { Writer, decode, fileRequest, frame } from "./wire.ts";
 
@@ -282,7 +283,7 @@ export class Work {
     const context = new Context(event, key, this.func, dryRun, rejection, signal, ask);
     try {
       const message = this.decode(event);
-      let result = this.func.handler(message, this.row, context);
+      let result = within(event, () => this.func.handler(message, this.row, context));
       if (result instanceof Promise) result = await this.inTime(result, event.timeoutMs, controller);
       const outputs = this.func.outputs(result);
       // What cannot be stored is found out here, so that only this event fails by it.

@@ -259,7 +259,7 @@ async fn a_locked_redis_that_was_emptied_is_recovered_as_it_is_said() {
     let flow = until("the flow with the letter is at its end", async || {
         let output = cluster.output("oncue", &["flow", "the-bad-one"]);
         let said = text(&output);
-        said.contains("complete").then_some(said)
+        said.contains("the-bad-one  failed").then_some(said)
     })
     .await;
     assert!(
