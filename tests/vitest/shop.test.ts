@@ -45,7 +45,8 @@ describe("the app", () => {
     expect(await app.deadLetters()).toEqual([]);
   });
 
-  test("does so whatever the luck", async () => {
+  // Longer than the five seconds that vitest gives: two hundred plays.
+  test("does so whatever the luck", { timeout: 30_000 }, async () => {
     const tally = await luck([billOrder, countSales], async (app) => {
       for (const order of ["o1", "o2", "o3"]) await app.publish(placed(order));
       await app.settle();

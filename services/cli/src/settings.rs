@@ -67,9 +67,7 @@ impl Global {
     pub fn settings(self) -> Result<Settings, Failure> {
         let (text, path) = read(self.config.as_deref())?;
         let config = parse(&text, path.as_deref(), |name| self.variable(name))?;
-        let build = config.build.as_ref();
-        let built = build.map(|build| config.beside(&build.programs));
-        let bin = self.bin.or(built).or_else(own_folder).ok_or_else(|| {
+        let bin = self.bin.or_else(|| programs(&config)).ok_or_else(|| {
             Failure::failed("cannot tell where this program is; name the folder with --bin")
         })?;
         Ok(Settings { config, bin })
@@ -84,6 +82,14 @@ impl Global {
         };
         value.filter(|value| !value.is_empty())
     }
+}
+
+/// Folder of the functions' programs where nobody has named one: that of the file, or of this program.
+fn programs(config: &Config) -> Option<PathBuf> {
+    let built = config.build.as_ref();
+    built
+        .map(|build| config.beside(&build.programs))
+        .or_else(own_folder)
 }
 
 /// Folder of this program, and of the platform's others.
@@ -144,10 +150,14 @@ impl Settings {
         let mut config = parse(&text, path.as_deref(), |name| std::env::var(name).ok())?;
         config.nats.clone_from(&self.config.nats);
         config.redis.clone_from(&self.config.redis);
-        Ok(Self {
-            config,
-            bin: self.bin.clone(),
-        })
+        // A folder that somebody named stays; one that the file named is as the file has it now.
+        let before = programs(&self.config);
+        let bin = if before.as_ref() == Some(&self.bin) {
+            programs(&config).unwrap_or_else(|| self.bin.clone())
+        } else {
+            self.bin.clone()
+        };
+        Ok(Self { config, bin })
     }
 
     /// Configuration with the credentials of servers that may have been started since.

@@ -142,6 +142,8 @@ struct Dev<'d> {
 impl Dev<'_> {
     /// Builds and runs until something cannot go on.
     async fn follow(&mut self) -> End {
+        // The file as it is run: what is saved while the first build is at work is a change already.
+        let taken = self.text();
         let mut seen = self.look();
         let mut is_built = self.make().await;
         if !is_built {
@@ -149,11 +151,11 @@ impl Dev<'_> {
         }
         // As they were when they were started: the source of a function with `run` is its program.
         let mut started = self.programs();
-        // The file as it is run, and whether it has changed and cannot be taken as it is.
-        let taken = self.text();
+        // Whether the file has changed, and cannot be taken as it is.
         let mut awaits_configuration = false;
         loop {
             if is_built
+                && !awaits_configuration
                 && self.up.get_mut().is_none()
                 && let Err(failure) = self.start()
             {
@@ -179,6 +181,10 @@ impl Dev<'_> {
             };
             let file = self.settings.config.path.as_ref();
             let is_configuration = file.is_some_and(|file| seen.get(file) != changed.get(file));
+            let is_more = seen
+                .iter()
+                .chain(&changed)
+                .any(|(path, _)| Some(path) != file && seen.get(path) != changed.get(path));
             seen = changed;
             if (is_configuration || awaits_configuration) && self.text() == taken {
                 // What was taken back is as if it had not been.
@@ -194,9 +200,12 @@ impl Dev<'_> {
                             "oncue.toml is not taken; waiting for a change"
                         };
                         remark(paint(BAD, goes_on));
-                        // Whatever is saved next may be what it lacks.
+                        // Whatever is saved next may be what it lacks; what runs is replaced meanwhile as ever.
                         awaits_configuration = true;
-                        continue;
+                        seen = self.look();
+                        if !is_more {
+                            continue;
+                        }
                     }
                 }
             }
@@ -238,10 +247,16 @@ impl Dev<'_> {
         }
         let wanted = fresh.config.build.clone();
         let wanted = wanted.or_else(|| nothing_to_build(&fresh.config));
-        if let Some(wanted) = wanted
-            && !build(&wanted, &self.folder).await
-        {
-            return Err("not built".to_owned());
+        if let Some(wanted) = wanted {
+            // What it lacks may lie where nobody has looked so far.
+            for path in &wanted.watch {
+                if !self.build.watch.contains(path) {
+                    self.build.watch.push(path.clone());
+                }
+            }
+            if !build(&wanted, &self.folder).await {
+                return Err("not built".to_owned());
+            }
         }
         let names: Vec<String> = fresh.config.functions.keys().cloned().collect();
         let asked = manifests::of(&fresh, &names).await;

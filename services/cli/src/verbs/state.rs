@@ -6,9 +6,9 @@ mod edit;
 use std::collections::BTreeSet;
 
 use oncue_admin::stores::rows;
-use oncue_core::store::{KeyedRow, StateValue};
+use oncue_core::store::{KeyedRow, Row, StateValue};
 use oncue_proto::HIDDEN;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::exit::{self, Failure};
 use crate::manifests;
@@ -63,7 +63,7 @@ pub async fn run(verb: Verb, settings: &Settings) -> Result<u8, Failure> {
 
 async fn ls(args: &LsArgs, settings: &Settings) -> Result<u8, Failure> {
     let store = settings.store().await?;
-    let sensitive = settings.catalog().await?.sensitive_names();
+    let sensitive = Sensitive::of(settings).await?;
     let mut found: Vec<KeyedRow> = Vec::new();
     let mut cursor = 0;
     loop {
@@ -83,7 +83,7 @@ async fn ls(args: &LsArgs, settings: &Settings) -> Result<u8, Failure> {
     found.sort_by(|a, b| a.key.cmp(&b.key));
     if args.json {
         for KeyedRow { key, row } in &found {
-            say(json!({ "key": key, "row": rows::shown(row, &sensitive) }));
+            say(json!({ "key": key, "row": sensitive.shown(row) }));
         }
     } else {
         let lines: Vec<Vec<table::Cell>> = found.iter().map(|row| line(row, &sensitive)).collect();
@@ -100,8 +100,8 @@ async fn ls(args: &LsArgs, settings: &Settings) -> Result<u8, Failure> {
 }
 
 /// Row in a list: its key, and its fields as far as there is room.
-fn line(KeyedRow { key, row }: &KeyedRow, sensitive: &BTreeSet<String>) -> Vec<table::Cell> {
-    let whole = Value::Object(rows::shown(row, sensitive)).to_string();
+fn line(KeyedRow { key, row }: &KeyedRow, sensitive: &Sensitive) -> Vec<table::Cell> {
+    let whole = Value::Object(sensitive.shown(row)).to_string();
     let mut brief: String = whole.chars().take(BRIEF).collect();
     if brief.len() < whole.len() {
         brief.push('…');
@@ -111,7 +111,7 @@ fn line(KeyedRow { key, row }: &KeyedRow, sensitive: &BTreeSet<String>) -> Vec<t
 
 async fn get(args: &GetArgs, settings: &Settings) -> Result<u8, Failure> {
     let store = settings.store().await?;
-    let sensitive = settings.catalog().await?.sensitive_names();
+    let sensitive = Sensitive::of(settings).await?;
     let found = store.look_up(&args.table, &args.key).await;
     let Some(value) = found.map_err(Failure::silent)? else {
         known(&args.table, settings).await?;
@@ -121,10 +121,10 @@ async fn get(args: &GetArgs, settings: &Settings) -> Result<u8, Failure> {
         ));
     };
     let shown = match &value {
-        StateValue::Row(row) => Value::Object(rows::shown(row, &sensitive)),
+        StateValue::Row(row) => Value::Object(sensitive.shown(row)),
         // Members have no names of fields by which they could be told to be sensitive.
-        StateValue::Members(members) if !sensitive.is_empty() => hidden(members.len()),
-        StateValue::Ranking(ranking) if !sensitive.is_empty() => hidden(ranking.len()),
+        StateValue::Members(members) if sensitive.is_any() => hidden(members.len()),
+        StateValue::Ranking(ranking) if sensitive.is_any() => hidden(ranking.len()),
         StateValue::Members(members) => json!(members),
         StateValue::Ranking(ranking) => json!(ranking),
         StateValue::Count(count) => json!(count),
@@ -150,6 +150,35 @@ async fn get(args: &GetArgs, settings: &Settings) -> Result<u8, Failure> {
     let key = store.keys().looked_for(&args.table, &args.key);
     remark(paint(DIM, format_args!("in Redis: {key}")));
     Ok(exit::OK)
+}
+
+/// Fields that nobody is shown.
+struct Sensitive {
+    names: BTreeSet<String>,
+    /// Of some function nobody knows which, so that all may be.
+    is_unknown: bool,
+}
+
+impl Sensitive {
+    async fn of(settings: &Settings) -> Result<Self, Failure> {
+        let contracts = settings.contracts().await?;
+        Ok(Self {
+            names: contracts.catalog.sensitive_names(),
+            is_unknown: !contracts.warnings.is_empty(),
+        })
+    }
+
+    fn is_any(&self) -> bool {
+        self.is_unknown || !self.names.is_empty()
+    }
+
+    fn shown(&self, row: &Row) -> Map<String, Value> {
+        if !self.is_unknown {
+            return rows::shown(row, &self.names);
+        }
+        let names = row.fields.iter().map(|(name, _)| name.clone());
+        names.map(|name| (name, HIDDEN.into())).collect()
+    }
 }
 
 /// Refuses a table that no function declares, once nothing was found in it.

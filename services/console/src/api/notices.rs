@@ -14,6 +14,8 @@ use crate::App;
 use crate::api::audit::{self, Who};
 use crate::problem::{GONE, MALFORMED, Problem};
 
+/// Begin of the names of causes of letters.
+const LETTERS: &str = "letters/";
 /// Longest silence, in minutes: a week.
 const LONGEST: u64 = 7 * 24 * 60;
 
@@ -54,7 +56,16 @@ pub async fn silence(
         ));
     }
     let until = event::now_ms() + minutes * 60_000;
-    if !app.notices.silence(&app.store, &name, until).await {
+    // A cause of letters may be too new for a notice, or one of very many.
+    let is_cause = match name.strip_prefix(LETTERS) {
+        Some(group) => {
+            let index = app.letters.look(&app).await?;
+            index.causes().iter().any(|cause| cause.name == group)
+        }
+        None => false,
+    };
+    let is_silent = app.notices.silence(&app.store, &name, until, is_cause);
+    if !is_silent.await {
         let why = format!("there is no notice {name:?} any more");
         return Err(Problem::new(GONE, why));
     }

@@ -91,7 +91,7 @@ class Bench {
     this.before.textContent = unread > 0 ? `Reading: ${number(unread)} messages are left.` : before > 0 ? `${number(before)} older messages lie before these; oncue dlq ls reads all.` : "";
     // What is snoozed stands behind all else.
     groups.sort((one, other) => snoozed(one) - snoozed(other));
-    const drawn = JSON.stringify(groups);
+    const drawn = JSON.stringify([groups, groups.map(snoozed)]);
     if (drawn === this.drawn) return;
     this.drawn = drawn;
     this.groups = groups;

@@ -31,9 +31,6 @@ from oncue._function import Function
 from oncue._rows import RowType
 from oncue._serve import Work, greeting, in_time
 
-# Whether this is within a handler, which cannot use the app that waits for it.
-_in_handler: contextvars.ContextVar[bool] = contextvars.ContextVar("oncue-handler", default=False)
-
 E = TypeVar("E", bound=Message)
 R = TypeVar("R")
 
@@ -129,6 +126,8 @@ class App:
         # What was observed since the last act, and how a handler has ended it all.
         self._observed: list[dict[str, Any]] = []
         self._ended_by: BaseException | None = None
+        # Whether a handler runs, which cannot use the app that waits for it.
+        self._is_at_work = False
         # One loop for all async handlers, as in a worker: what belongs to it may live in a module.
         self._loop: asyncio.Runner | None = None
         # The scenario of `luck`, how often it was played, and what it failed by where luck had no part in it.
@@ -276,7 +275,8 @@ class App:
 
     def _act(self, act: Any) -> Any:
         """Result of an act; what it makes handlers do, they do meanwhile."""
-        if _in_handler.get():
+        # Not by the lock, which a thread that a handler waits for would never get.
+        if self._is_at_work:
             raise AppError("the app is at work: a handler cannot use it, but for `observe`")
         with self._lock:
             return self._send_act(act)
@@ -316,7 +316,7 @@ class App:
         frame = _wire.Frame.FromString(base64.b64decode(line["frame"]))
         if frame.WhichOneof("frame") == "invoke":
             for run in frame.invoke.runs:
-                token = _in_handler.set(True)
+                self._is_at_work = True
                 try:
                     self._run(function, run)
                 except BaseException as e:
@@ -325,7 +325,7 @@ class App:
                     self._end()
                     raise
                 finally:
-                    _in_handler.reset(token)
+                    self._is_at_work = False
 
     def _run(self, function: Function, run: Any) -> None:
         answer = _wire.Frame()
@@ -340,7 +340,7 @@ class App:
                 else:
                     result = function.call(work.decode(event), work.row, context)
                 work.succeeded(function.done(result, context), started)
-            except Exception as e:
+            except (Exception, asyncio.CancelledError) as e:
                 work.failed(e, started)
             for number in context.file_requests.open_numbers:
                 ask({"close": number})

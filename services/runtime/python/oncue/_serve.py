@@ -412,6 +412,8 @@ class _AsyncServer:
             try:
                 result = await in_time(work, event, context)
                 work.succeeded(self.function.done(result, context), started)
+            except asyncio.CancelledError as e:
+                work.failed(_timeout(event, e), started)
             except Exception as e:
                 work.failed(e, started)
             if context.file_requests.open_numbers:
@@ -475,8 +477,6 @@ async def in_time(work: Work, event: Any, context: Context) -> Any:
             # Where the handler was says what it was cancelled by.
             raise _timeout(event, e.__cause__ or e) from None
         raise
-    except asyncio.CancelledError as e:
-        raise _timeout(event, e) from None
 
 
 class _Undecodable(Exception):

@@ -30,11 +30,12 @@ _apps = pytest.StashKey[list[App]]()
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) -> None:
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
     """Finds the app: `oncue.toml` beside the first tests that pytest was given, where it was started, or in a folder above. One
     process has the events of one app."""
     here = early_config.invocation_params.dir
-    given = [here / argument.split("::", 1)[0] for argument in args if not argument.startswith("-")]
+    named = early_config.known_args_namespace.file_or_dir or early_config.getini("testpaths")
+    given = [here / argument.split("::", 1)[0] for argument in named]
     beside = [path if path.is_dir() else path.parent for path in given if path.exists()]
     for begin in [*beside, here, early_config.rootpath]:
         for folder in [begin, *begin.parents]:

@@ -1,6 +1,7 @@
 """Apps in process: functions on each other's events, over `oncue-host --testing`."""
 
 import asyncio
+import concurrent.futures
 import threading
 import unittest
 from collections.abc import Callable
@@ -56,6 +57,11 @@ def keyed(order: OrderPlaced) -> None: ...
 # What a double of the outside does, or an exception that it raises.
 _doubles: list[Any] = []
 _loops: list[asyncio.AbstractEventLoop] = []
+
+
+def in_thread(work: Callable[[], None]) -> None:
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        pool.submit(work).result()
 
 
 def double() -> None:
@@ -204,7 +210,7 @@ class Apps(unittest.TestCase):
             def __str__(self) -> str:
                 raise ValueError("no text")
 
-        for error, text in [(Odd(), "cannot be had"), (ValueError("half \ud800"), r"half \?"), (asyncio.CancelledError(), "still running")]:
+        for error, text in [(Odd(), "cannot be had"), (ValueError("half \ud800"), r"half \?"), (asyncio.CancelledError(), "CancelledError")]:
             of = doubled if isinstance(error, Exception) else doubled_later
             with App(of) as app:
                 _doubles[:] = [error]
@@ -232,6 +238,10 @@ class Apps(unittest.TestCase):
             app.publish(OrderPlaced(order="o3"))
             app.settle()
             self.assertRegex(app.dead_letters()[0].message, "the app is at work")
+            _doubles[:] = [lambda: in_thread(app.settle)]
+            app.publish(OrderPlaced(order="o4"))
+            app.settle()
+            self.assertEqual(len(app.dead_letters()), 2)
             with self.assertRaisesRegex(TypeError, "__repr__"):
                 app.observe("object", object())
 

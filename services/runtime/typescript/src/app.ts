@@ -315,7 +315,7 @@ export class App {
   /** Ends the app; all that was in it is gone. */
   async close(): Promise<void> {
     this.isClosed = true;
-    if (this.ended || this.host.exitCode !== null) return;
+    if (this.host.exitCode !== null || this.host.signalCode !== null || this.host.pid === undefined) return;
     this.keepAlive(true);
     const closed = new Promise<void>((done) => this.host.once("close", () => done()));
     this.input.end();
@@ -392,6 +392,9 @@ export class App {
     this.ended ??= error;
     for (const { reject } of this.waiting.values()) reject(this.ended);
     this.waiting.clear();
+    // Nothing more can be done with it, and nobody is held up by it.
+    this.input.end();
+    this.keepAlive(false);
   }
 
   /** A test that forgets `close` is not held up by it; one that waits for a result is not ended before it. */

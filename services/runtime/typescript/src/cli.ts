@@ -81,6 +81,8 @@ function serve(connection: Connection, file: string): void {
 
 /** Has a process that ends by an error nobody has awaited say which as its last line, which stands in the dead letters. */
 function sayLast(): void {
+  // An app that sees to them itself goes on as it likes.
+  if (process.listenerCount("uncaughtException") > 0) return;
   process.on("uncaughtException", (e: unknown) => {
     const at = place(e);
     const name = e instanceof Error ? `${e.name}: ${e.message}` : inspect(e);

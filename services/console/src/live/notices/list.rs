@@ -134,11 +134,11 @@ impl Notices {
         }
     }
 
-    /// Keeps a notice to itself until then; `false` where there is none of that name.
-    pub async fn silence(&self, store: &Store, name: &str, until: u64) -> bool {
+    /// Keeps a notice to itself until then; `false` where there is none of that name, and it is no cause of letters.
+    pub async fn silence(&self, store: &Store, name: &str, until: u64, is_cause: bool) -> bool {
         {
             let mut state = self.state.lock();
-            if !state.list.contains_key(name) {
+            if !is_cause && !state.list.contains_key(name) {
                 return false;
             }
             state.silent.insert(name.to_owned(), until);
