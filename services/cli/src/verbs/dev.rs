@@ -202,7 +202,6 @@ impl Dev<'_> {
                         remark(paint(BAD, goes_on));
                         // Whatever is saved next may be what it lacks; what runs is replaced meanwhile as ever.
                         awaits_configuration = true;
-                        seen = self.look();
                         if !is_more {
                             continue;
                         }

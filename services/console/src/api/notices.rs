@@ -12,10 +12,9 @@ use serde_json::{Value, json};
 
 use crate::App;
 use crate::api::audit::{self, Who};
+use crate::live::notices::of_letters;
 use crate::problem::{GONE, MALFORMED, Problem};
 
-/// Begin of the names of causes of letters.
-const LETTERS: &str = "letters/";
 /// Longest silence, in minutes: a week.
 const LONGEST: u64 = 7 * 24 * 60;
 
@@ -57,13 +56,10 @@ pub async fn silence(
     }
     let until = event::now_ms() + minutes * 60_000;
     // A cause of letters may be too new for a notice, or one of very many.
-    let is_cause = match name.strip_prefix(LETTERS) {
-        Some(group) => {
-            let index = app.letters.look(&app).await?;
-            index.causes().iter().any(|cause| cause.name == group)
-        }
-        None => false,
-    };
+    let is_cause = app.letters.look(&app).await.is_ok_and(|index| {
+        let mut causes = index.causes().into_iter();
+        causes.any(|cause| of_letters(&cause.name) == name)
+    });
     let is_silent = app.notices.silence(&app.store, &name, until, is_cause);
     if !is_silent.await {
         let why = format!("there is no notice {name:?} any more");
