@@ -29,7 +29,7 @@ use self::provide::Providing;
 use self::replicas::{Node, Replica, ha_file};
 
 pub use self::message::Stored;
-pub use self::process::{Process, children, send};
+pub use self::process::{Process, children, descendants, send};
 
 /// Longest wait for anything; a generous limit against hanging, not an expectation.
 const WAIT_LIMIT: Duration = Duration::from_mins(1);

@@ -1,6 +1,7 @@
 //! Children side by side: the first says what the function is, and a place whose child has ended is filled again.
 
-pub mod child;
+mod child;
+mod fork_server;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,8 +11,8 @@ use oncue_core::config::Protocol;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use self::child::Greeted;
-use crate::dispatch::{Dispatcher, FAREWELL, told_to_stop};
+use self::fork_server::Nursery;
+use crate::dispatch::{Dispatcher, Ended, FAREWELL, told_to_stop};
 use crate::plain::{self, lines};
 use crate::spec::Spec;
 
@@ -33,11 +34,11 @@ impl Children {
     /// The first child does not come up; a sentence for people.
     pub async fn start(spec: Spec) -> Result<Self, String> {
         let (stop, stopping) = watch::channel(false);
-        let (first, description) = match spec.protocol {
+        let (nursery, description) = match spec.protocol {
             Protocol::Frames => {
-                let mut first = child::greet(&spec).await?;
+                let mut first = child::greet(&spec, spec.processes > 1).await?;
                 let description = first.describe(&spec)?;
-                (Some(first), description)
+                (Some(Nursery::new(first)), description)
             }
             Protocol::Lines => (None, plain::describe(&spec, 0)?),
         };
@@ -49,12 +50,14 @@ impl Children {
         }
         let dispatcher = Arc::new(Dispatcher::new(spec, description));
         let mut keepers = JoinSet::new();
-        let mut first = first;
+        let nursery = nursery.map(Arc::new);
         for place in 0..dispatcher.spec.processes {
             let dispatcher = dispatcher.clone();
-            let first = first.take();
+            let nursery = nursery.clone();
             let stopping = stopping.clone();
-            keepers.spawn(async move { keep(&dispatcher, place, first, stopping).await });
+            keepers.spawn(async move {
+                keep(&dispatcher, place, nursery.as_deref(), stopping).await;
+            });
         }
         Ok(Self {
             dispatcher,
@@ -89,21 +92,23 @@ fn no_answer() -> Lost {
     }
 }
 
-/// Keeps one place filled with a child until told to stop.
+/// Keeps one place filled with a child until told to stop; without a nursery with one that speaks lines.
 async fn keep(
     dispatcher: &Arc<Dispatcher>,
     place: usize,
-    first: Option<Greeted>,
+    nursery: Option<&Nursery>,
     mut stopping: watch::Receiver<bool>,
 ) {
-    let mut greeted = first;
     let mut delay = REPLACE;
     loop {
         let began = Instant::now();
         let life = async {
-            match dispatcher.spec.protocol {
-                Protocol::Frames => child::live(dispatcher, place, greeted.take(), &stopping).await,
-                Protocol::Lines => lines::live(dispatcher, place, &stopping).await,
+            let Some(nursery) = nursery else {
+                return lines::live(dispatcher, place, &stopping).await;
+            };
+            match nursery.child(&dispatcher.spec).await {
+                Ok(child) => child::live(dispatcher, place, child, &stopping).await,
+                Err(text) => Ended::crash(text),
             }
         };
         let why = life.await;

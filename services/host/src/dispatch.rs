@@ -91,6 +91,16 @@ pub struct Ended {
     pub text: String,
 }
 
+impl Ended {
+    /// End of a child's process.
+    pub fn crash(text: impl Into<String>) -> Self {
+        Self {
+            class: "crash",
+            text: text.into(),
+        }
+    }
+}
+
 impl Slot {
     fn new(protocol: Protocol) -> Self {
         Self {

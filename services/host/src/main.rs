@@ -5,7 +5,7 @@
 //! | file | |
 //! |---|---|
 //! | `contract` | event types of the app, compiled from its `.proto` files |
-//! | `children` | children side by side, each replaced when it ends; in `child` the life of one: start, frames, deadline, end |
+//! | `children` | children side by side, each replaced when it ends; in `child` the life of one: start, frames, deadline, end; in `fork_server` those that are forked |
 //! | `dispatch` | runs on their way to children, and what each has in hand |
 //! | `process` | its process: sockets, limits, death |
 //! | `files` | files of the app, for handlers that ask for them |

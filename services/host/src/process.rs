@@ -10,12 +10,14 @@ use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use rustix::process::{
     Pid, PidfdFlags, Resource, Rlimit, Signal, getppid, kill_process_group, pidfd_open,
     set_parent_process_death_signal, setrlimit,
 };
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
+use tokio::net::unix::pipe::Receiver;
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 
 use oncue::stop;
@@ -36,14 +38,26 @@ pub const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// A child's process, the leader of a group of its own. Killed when dropped.
 pub struct Process {
-    child: Child,
+    parent: Parent,
     pid: Pid,
     /// Readable once the process has ended, before anybody has buried it.
     end: AsyncFd<OwnedFd>,
-    pub stdout: Option<ChildStdout>,
-    pub stderr: Option<ChildStderr>,
+    pub stdout: Option<Receiver>,
+    pub stderr: Option<Receiver>,
     /// Of a child that speaks lines.
     pub stdin: Option<ChildStdin>,
+}
+
+/// Request to another process for the exit status of its child.
+pub type Burial = Box<dyn FnOnce() -> BoxFuture<'static, Option<ExitStatus>> + Send + Sync>;
+
+/// Parent of a process. It takes the status of one that has ended, by which its number becomes free.
+enum Parent {
+    Host(Child),
+    /// Another process, which is asked to.
+    Other(Burial),
+    /// Status taken.
+    Done,
 }
 
 impl Process {
@@ -88,18 +102,43 @@ impl Process {
         let mut child = command.spawn()?;
         let pid = child.id().and_then(|pid| Pid::from_raw(pid as i32));
         let pid = pid.ok_or_else(|| std::io::Error::other("it has ended already"))?;
-        #[expect(
-            deprecated,
-            reason = "its successor is unsafe, and an owned descriptor stays open"
-        )]
-        let end = AsyncFd::new(pidfd_open(pid, PidfdFlags::empty())?)?;
+        let stdout = child.stdout.take().map(ChildStdout::into_owned_fd);
+        let stderr = child.stderr.take().map(ChildStderr::into_owned_fd);
         Ok(Self {
-            end,
+            end: end_of(pid)?,
             pid,
             stdin: child.stdin.take(),
-            stdout: child.stdout.take(),
-            stderr: child.stderr.take(),
-            child,
+            stdout: stdout
+                .transpose()?
+                .map(Receiver::from_owned_fd)
+                .transpose()?,
+            stderr: stderr
+                .transpose()?
+                .map(Receiver::from_owned_fd)
+                .transpose()?,
+            parent: Parent::Host(child),
+        })
+    }
+
+    /// A child that another process has forked and will bury when it is asked to; with what reads its stdout and stderr.
+    ///
+    /// # Errors
+    /// There is no such process, or the system has no more descriptors.
+    pub fn forked(
+        pid: i32,
+        stdout: OwnedFd,
+        stderr: OwnedFd,
+        burial: Burial,
+    ) -> std::io::Result<Self> {
+        let pid = Pid::from_raw(pid).filter(|pid| *pid != Pid::INIT);
+        let pid = pid.ok_or_else(|| std::io::Error::other("no process has this number"))?;
+        Ok(Self {
+            end: end_of(pid)?,
+            pid,
+            stdin: None,
+            stdout: Some(Receiver::from_owned_fd(stdout)?),
+            stderr: Some(Receiver::from_owned_fd(stderr)?),
+            parent: Parent::Other(burial),
         })
     }
 
@@ -122,8 +161,31 @@ impl Process {
     /// Buries it, and with it whatever it has started.
     pub async fn bury(mut self) -> Option<ExitStatus> {
         self.kill();
-        self.child.wait().await.ok()
+        // Its parent would wait for it, and for nothing else.
+        self.ended().await;
+        match std::mem::replace(&mut self.parent, Parent::Done) {
+            Parent::Host(mut child) => child.wait().await.ok(),
+            Parent::Other(burial) => burial().await,
+            Parent::Done => None,
+        }
     }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if !matches!(self.parent, Parent::Done) {
+            self.kill();
+        }
+    }
+}
+
+/// Descriptor that is readable once a process has ended.
+fn end_of(pid: Pid) -> std::io::Result<AsyncFd<OwnedFd>> {
+    #[expect(
+        deprecated,
+        reason = "its successor is unsafe, and an owned descriptor stays open"
+    )]
+    AsyncFd::new(pidfd_open(pid, PidfdFlags::empty())?)
 }
 
 /// Words for the end of a process.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use oncue_core::bus::Bus;
 use serde_json::Value;
 
-use crate::cluster::{Cluster, Process, send, until};
+use crate::cluster::{Cluster, Process, children, descendants, send, until};
 use crate::proxy::Proxy;
 
 /// Between two starts of one worker: one that cannot start must not be started without end.
@@ -15,6 +15,8 @@ pub struct Pool {
     workers: Vec<Worker>,
     /// Ended by themselves, with what they said last.
     pub gone: Vec<String>,
+    /// Signals to processes of hosts so far.
+    turn: usize,
 }
 
 struct Worker {
@@ -96,6 +98,7 @@ impl Pool {
         let mut pool = Self {
             workers: Vec::new(),
             gone: Vec::new(),
+            turn: 0,
         };
         pool.join(cluster, nats, binaries, &[]).await;
         pool
@@ -224,10 +227,15 @@ impl Pool {
         hosts.map(|(at, _)| at).collect()
     }
 
-    /// Signals one child of a host; says whether it had any.
+    /// Signals one process of a host's, in turn; says whether it had any. What only a handler understands goes to one that runs
+    /// handlers, and not to the one that these are forked from.
     pub fn signal_child(&mut self, at: usize, signal: &str) -> bool {
-        let child = self.workers[at].process.children().pop();
-        child.is_some_and(|child| send(child, signal))
+        let mut found = descendants(self.workers[at].process.pid());
+        if !matches!(signal, "KILL" | "STOP") {
+            found.retain(|child| children(*child).is_empty());
+        }
+        self.turn += 1;
+        !found.is_empty() && send(found[self.turn % found.len()], signal)
     }
 
     /// kill -9 of all; `tend` brings others.

@@ -145,6 +145,17 @@ pub fn children(parent: u32) -> Vec<u32> {
     pids.filter(is_child).collect()
 }
 
+/// Processes that a process has started, what those have started, and so on.
+pub fn descendants(parent: u32) -> Vec<u32> {
+    let mut found = children(parent);
+    let mut at = 0;
+    while at < found.len() {
+        found.extend(children(found[at]));
+        at += 1;
+    }
+    found
+}
+
 /// Signals a process by name; says whether it was still there.
 pub fn send(pid: u32, signal: &str) -> bool {
     let sent = Command::new("kill")

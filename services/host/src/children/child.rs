@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWriteExt as _;
+use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::{mpsc, watch};
 
@@ -30,10 +31,10 @@ const SLACK: Duration = Duration::from_millis(200);
 
 /// A child that has said what it is.
 pub struct Greeted {
-    process: Process,
-    reader: FrameReader,
-    writer: OwnedWriteHalf,
-    hello: wire::Hello,
+    pub process: Process,
+    pub reader: FrameReader,
+    pub writer: OwnedWriteHalf,
+    pub hello: wire::Hello,
     last: LastLine,
     /// Place it is given, by which its lines are known to belong to events.
     home: Home,
@@ -42,11 +43,11 @@ pub struct Greeted {
 /// Place of a child, once it has one.
 type Home = Arc<OnceLock<(Arc<Dispatcher>, usize)>>;
 
-/// Starts a child and waits for its first word.
+/// Starts a child and waits for its first word; asks it (`fork`) whether others can be forked from it.
 ///
 /// # Errors
 /// It ends, says something else, or nothing; a sentence for people.
-pub async fn greet(spec: &Spec) -> Result<Greeted, String> {
+pub async fn greet(spec: &Spec, fork: bool) -> Result<Greeted, String> {
     let program = spec.run.join(" ");
     let started = Process::with_socket(spec).map_err(|e| format!("{program}: {e}"));
     let (mut process, socket) = started?;
@@ -59,6 +60,7 @@ pub async fn greet(spec: &Spec) -> Result<Greeted, String> {
         app: spec.app.clone(),
         function: spec.name.clone(),
         contract: spec.contract.clone(),
+        fork,
     }));
     let greeting = async {
         // A child that ends at once says why on stderr, and not by an answer.
@@ -154,6 +156,22 @@ fn only_event(home: &Home) -> Option<Owner> {
 }
 
 impl Greeted {
+    /// A child that was forked from one that has said what it is.
+    pub fn forked(mut process: Process, socket: UnixStream, hello: wire::Hello) -> Self {
+        let last = LastLine::default();
+        let home = Home::default();
+        follow_pipes(&mut process, &last, &home);
+        let (read, writer) = socket.into_split();
+        Self {
+            process,
+            reader: FrameReader::new(read),
+            writer,
+            hello,
+            last,
+            home,
+        }
+    }
+
     /// The function as the child has described it.
     ///
     /// # Errors
@@ -165,20 +183,13 @@ impl Greeted {
     }
 }
 
-/// Lives the life of a child in a place, from its start to its burial.
+/// Lives the life of a child in a place, from its welcome to its burial.
 pub async fn live(
     dispatcher: &Arc<Dispatcher>,
     place: usize,
-    greeted: Option<Greeted>,
+    greeted: Greeted,
     stopping: &watch::Receiver<bool>,
 ) -> Ended {
-    let greeted = match greeted {
-        Some(greeted) => greeted,
-        None => match greet(&dispatcher.spec).await {
-            Ok(greeted) => greeted,
-            Err(text) => return crash(text),
-        },
-    };
     let known = &dispatcher.description.manifest;
     if greeted.hello.manifest.as_ref() != Some(known) {
         // Consumer, table and rights follow from the manifest, which is read once.
@@ -432,6 +443,9 @@ impl LivingChild<'_> {
             }
             Content::Fatal(fatal) => return Err(format!("gave up: {}", fatal.sentence)),
             Content::Hello(_) => return Err("sent a second Hello".to_owned()),
+            Content::Forked(_) | Content::Buried(_) => {
+                return Err("sent an answer to what it was not asked".to_owned());
+            }
             // Its end comes next.
             Content::Drained(_) => {}
             Content::Begin(_)
@@ -440,6 +454,8 @@ impl LivingChild<'_> {
             | Content::Cancel(_)
             | Content::Ping(_)
             | Content::FileReply(_)
+            | Content::Fork(_)
+            | Content::Bury(_)
             | Content::Drain(_) => return Err("sent a frame that only the host sends".to_owned()),
         }
         Ok(())
@@ -486,8 +502,8 @@ impl LivingChild<'_> {
         }
         let status = self.process.bury().await;
         match end {
-            End::Stopped => crash("stopped"),
-            End::Spent => crash(format!("the child {child} has run out of memory")),
+            End::Stopped => Ended::crash("stopped"),
+            End::Spent => Ended::crash(format!("the child {child} has run out of memory")),
             End::TimedOut => Ended {
                 class: "timeout",
                 text: format!(
@@ -502,7 +518,7 @@ impl LivingChild<'_> {
             End::Gone => {
                 tokio::time::sleep(LAST_WORDS / 10).await;
                 let text = format!("the child {child} {}", end_text(status));
-                crash(with_last_line(text, last))
+                Ended::crash(with_last_line(text, last))
             }
         }
     }
@@ -513,11 +529,4 @@ fn is_out_of_memory(result: &wire::RunResult) -> bool {
     result.events.iter().any(|event| {
         matches!(&event.outcome, Some(Outcome::Retry(failure)) if failure.class == OUT_OF_MEMORY)
     })
-}
-
-fn crash(text: impl Into<String>) -> Ended {
-    Ended {
-        class: "crash",
-        text: text.into(),
-    }
 }

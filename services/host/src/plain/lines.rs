@@ -9,7 +9,8 @@ use std::time::Instant;
 use oncue_proto::{Catalog, event};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::process::{ChildStdin, ChildStdout};
+use tokio::net::unix::pipe::Receiver;
+use tokio::process::ChildStdin;
 use tokio::sync::watch;
 
 use super::{Answer, MAX_ANSWER, PlainRun, data};
@@ -28,12 +29,12 @@ pub async fn live(
 ) -> Ended {
     let mut process = match Process::with_pipes(&dispatcher.spec) {
         Ok(process) => process,
-        Err(e) => return crash(format!("{}: {e}", dispatcher.spec.run.join(" "))),
+        Err(e) => return Ended::crash(format!("{}: {e}", dispatcher.spec.run.join(" "))),
     };
     let last = LastLine::default();
     let child = process.id();
     let Some(stderr) = process.stderr.take() else {
-        return crash("no pipe from it");
+        return Ended::crash("no pipe from it");
     };
     let owners = dispatcher.clone();
     tokio::spawn(output::follow(
@@ -44,10 +45,10 @@ pub async fn live(
         child,
     ));
     let Some(stdin) = process.stdin.take() else {
-        return crash("no pipe to it");
+        return Ended::crash("no pipe to it");
     };
     let Some(stdout) = process.stdout.take() else {
-        return crash("no pipe from it");
+        return Ended::crash("no pipe from it");
     };
     let mut talk = Talk {
         dispatcher,
@@ -66,7 +67,7 @@ pub async fn live(
                 drop(talk);
                 let _ = tokio::time::timeout(FAREWELL, process.ended()).await;
                 let _ = process.bury().await;
-                return crash("stopped");
+                return Ended::crash("stopped");
             }
         }
         let mut broken = None;
@@ -97,15 +98,8 @@ pub async fn live(
             } else {
                 format!(": {said}")
             };
-            crash(format!("the child {child} {}{said}", end_text(status)))
+            Ended::crash(format!("the child {child} {}{said}", end_text(status)))
         }
-    }
-}
-
-fn crash(text: impl Into<String>) -> Ended {
-    Ended {
-        class: "crash",
-        text: text.into(),
     }
 }
 
@@ -121,7 +115,7 @@ struct Talk<'s> {
     dispatcher: &'s Dispatcher,
     catalog: Catalog,
     stdin: ChildStdin,
-    lines: BufReader<ChildStdout>,
+    lines: BufReader<Receiver>,
 }
 
 impl Talk<'_> {
@@ -171,7 +165,7 @@ impl Talk<'_> {
         let line = match tokio::time::timeout(limit, self.exchange(&question)).await {
             Ok(Some(line)) => line,
             // Its end says more.
-            Ok(None) => return Err(crash("")),
+            Ok(None) => return Err(Ended::crash("")),
             Err(_) => {
                 return Err(Ended {
                     class: "timeout",

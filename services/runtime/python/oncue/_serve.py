@@ -14,14 +14,11 @@ import functools
 import importlib
 import importlib.util
 import io
-import itertools
 import logging
 import os
 import queue
-import select
 import signal
 import socket
-import struct
 import sys
 import threading
 import time
@@ -31,15 +28,14 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from oncue import _contract, _wire
+from oncue import _contract, _forkserver, _wire
+from oncue._connection import Connection
 from oncue._errors import Reject
-from oncue._files import FileError
 from oncue._function import Context, Function
 from oncue._rows import Fields, RowError
 
 _SOCKET = "ONCUE_SOCKET"
 _VERSION = 1
-_HEAD = struct.Struct("<I")
 # Results that are sent together at most; fewer where nothing else is to be done.
 _BATCH = 64
 # Seconds between two looks at whether the next event of a run has begun.
@@ -68,9 +64,10 @@ def main(arguments: list[str]) -> int:
             file=sys.stderr,
         )
         return 2
-    connection = _Connection(socket.socket(fileno=int(number)))
+    connection = Connection(socket.socket(fileno=int(number)))
     begin = connection.next("begin").begin
     _contract.use(begin.contract)
+    before = _forkserver.descriptors() if begin.fork else {}
     try:
         function = _load(arguments[0], begin.function)
         hello = greeting(function)
@@ -84,8 +81,13 @@ def main(arguments: list[str]) -> int:
         fatal.fatal.sentence = why
         connection.send(fatal)
         return 1
+    if begin.fork:
+        if why := _forkserver.obstacle(before):
+            print(f"each child imports {arguments[0]} by itself, and is not forked from one that has: {why}", flush=True)
+        else:
+            hello.hello.features.append(_forkserver.FEATURE)
     connection.send(hello)
-    welcome = connection.next("welcome").welcome
+    connection, welcome = _forkserver.welcomed(connection)
     connection.has_files = "files" in welcome.features
     _speak_through(connection)
     server = _AsyncServer(function, connection) if function.is_async else _Server(function, connection)
@@ -128,98 +130,10 @@ def _load(path: str, name: str) -> Function:
     raise LookupError(f"{path} has no @function({name!r}); it has {known}")
 
 
-class _Connection:
-    """Frames on the socket. One thread reads; several write, each frame whole."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        sock.setblocking(True)
-        sock.set_inheritable(False)
-        self._socket = sock
-        self._buffer = bytearray()
-        self._lock = threading.Lock()
-        # Whether an interrupt of the main thread has to wait, whether one does, and what it does then.
-        self.holds_interrupts = self.has_held = False
-        self.when_held: Callable[[], None] = lambda: None
-        # Whether the host replies to requests for files; their numbers.
-        self.has_files = False
-        self._numbers = itertools.count(1)
-        self._poll = select.poll()
-        self._poll.register(sock, select.POLLIN)
-
-    def next(self, wanted: str) -> Any:
-        """The next frame, which must be of one kind."""
-        while True:
-            for frame in self.frames(None):
-                kind = frame.WhichOneof("frame")
-                if kind == "fatal":
-                    raise SystemExit(frame.fatal.sentence)
-                if kind == wanted:
-                    return frame
-
-    def frames(self, wait: float | None) -> list[Any]:
-        """Frames that have come, after at most `wait` seconds. Ends the process where the host is gone."""
-        found = self._take()
-        while not found:
-            if wait is not None and not self._poll.poll(max(0, int(wait * 1000) + 1)):
-                return []
-            received = self._socket.recv(1 << 18)
-            if not received:
-                os._exit(0)
-            self._buffer += received
-            found = self._take()
-            if not found and wait is not None:
-                return []
-        return found
-
-    def _take(self) -> list[Any]:
-        frames, at, buffer = [], 0, self._buffer
-        while len(buffer) - at >= 4:
-            (length,) = _HEAD.unpack_from(buffer, at)
-            if len(buffer) - at - 4 < length:
-                break
-            frames.append(_wire.Frame.FromString(bytes(buffer[at + 4 : at + 4 + length])))
-            at += 4 + length
-            # The frames of the handshake come one by one.
-            if frames[-1].WhichOneof("frame") in ("begin", "welcome"):
-                break
-        if at:
-            del buffer[:at]
-        return frames
-
-    def file_request(self, run: int, act: dict[str, Any]) -> Any:
-        """A request with a number of its own, to be sent once somebody waits for its reply."""
-        if not self.has_files:
-            raise FileError("this oncue-host knows nothing of files: bring both to one release")
-        frame = _wire.Frame()
-        frame.file_request.CopyFrom(_wire.FileRequest(number=next(self._numbers), run=run, **act))
-        return frame
-
-    def close_files(self, run: int, numbers: set[int]) -> None:
-        """Closes what an event has left open. Nobody waits for the replies."""
-        for number in numbers:
-            self.send(self.file_request(run, {"close": number}))
-        numbers.clear()
-
-    def send(self, frame: Any) -> None:
-        encoded = frame.SerializeToString()
-        is_main = threading.current_thread() is threading.main_thread()
-        try:
-            with self._lock:
-                # A handler whose time is over is interrupted behind the frame: half of one would be the end of the process.
-                self.holds_interrupts = is_main
-                self._socket.sendall(_HEAD.pack(len(encoded)) + encoded)
-                self.holds_interrupts = False
-        except OSError:
-            os._exit(0)
-        if is_main and self.has_held:
-            self.has_held = False
-            self.when_held()
-
-
 class _Server:
     """Runs plain handlers in the main thread, one after the other."""
 
-    def __init__(self, function: Function, connection: _Connection) -> None:
+    def __init__(self, function: Function, connection: Connection) -> None:
         self.function, self.connection = function, connection
         self.begun = 0
         self._runs: deque[Any] = deque()
@@ -342,7 +256,7 @@ class _Server:
 class _AsyncServer:
     """Runs async handlers, a task for each run."""
 
-    def __init__(self, function: Function, connection: _Connection) -> None:
+    def __init__(self, function: Function, connection: Connection) -> None:
         self.function, self.connection = function, connection
         self.begun = 0
         self._tasks: dict[int, asyncio.Task[None]] = {}
@@ -599,20 +513,20 @@ def _place(trace: TracebackType | None) -> str:
     return found
 
 
-def _pong(connection: _Connection, number: int, begun: int) -> None:
+def _pong(connection: Connection, number: int, begun: int) -> None:
     pong = _wire.Frame()
     pong.pong.number, pong.pong.begun = number, begun
     connection.send(pong)
 
 
-def _log(connection: _Connection, severity: int, text: str, logger: str = "") -> None:
+def _log(connection: Connection, severity: int, text: str, logger: str = "") -> None:
     frame = _wire.Frame()
     frame.log.severity, frame.log.text, frame.log.logger = severity, text, logger
     frame.log.run, frame.log.event = _current.get()
     connection.send(frame)
 
 
-def _speak_through(connection: _Connection) -> None:
+def _speak_through(connection: Connection) -> None:
     """What is printed and logged becomes log records with trace and flow. What reaches the descriptors past Python, of a
     subprocess or an extension in C, the host reads as lines."""
     sys.stdout = _Lines(connection, _wire.INFO)
@@ -626,7 +540,7 @@ def _speak_through(connection: _Connection) -> None:
 class _Lines(io.TextIOBase):
     """Printed text, line by line."""
 
-    def __init__(self, connection: _Connection, severity: int) -> None:
+    def __init__(self, connection: Connection, severity: int) -> None:
         self._connection, self._severity, self._rest = connection, severity, ""
 
     def writable(self) -> bool:
@@ -645,7 +559,7 @@ class _Lines(io.TextIOBase):
 class _Records(logging.Handler):
     """Records of `logging`."""
 
-    def __init__(self, connection: _Connection) -> None:
+    def __init__(self, connection: Connection) -> None:
         super().__init__()
         self._connection = connection
 

@@ -1,5 +1,6 @@
 //! Functions in other languages, with real servers and real children: what Python and a shell script are promised.
 
+mod forked;
 mod service;
 
 use std::collections::BTreeMap;
@@ -8,7 +9,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use oncue_core::bus::Bus;
-use oncue_tests::cluster::{Cluster, Process, SMALL_STREAMS, built, children, send, until};
+use oncue_tests::cluster::{
+    Cluster, Process, SMALL_STREAMS, built, children, descendants, send, until,
+};
 use oncue_tests::events::{letters, told};
 
 use crate::elastic::until_asleep;
@@ -111,7 +114,7 @@ async fn a_python_function_counts_exactly_while_its_processes_are_killed() {
                 .into_iter()
                 .filter(|pid| command_line(*pid).contains("oncue-host tally"))
                 .collect();
-            let workers: Vec<u32> = hosts.iter().flat_map(|host| children(*host)).collect();
+            let workers: Vec<u32> = hosts.iter().flat_map(|host| descendants(*host)).collect();
             let is_host = turn % 4 == 3;
             let victims = if is_host { &hosts } else { &workers };
             if let Some(victim) = victims.get(turn % victims.len().max(1))

@@ -55,7 +55,8 @@ def tally(view: PageViewed, tally: Tally, context: Context) -> list[PageMileston
     if word == "tear":
         # A frame of a thousand bytes, of which ten come.
         for name in os.listdir("/proc/self/fd"):
-            if stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+            # That of the list itself is closed.
+            if os.path.exists(f"/proc/self/fd/{name}") and stat.S_ISSOCK(os.fstat(int(name)).st_mode):
                 os.write(int(name), struct.pack("<I", 1000) + bytes(10))
                 os._exit(3)
     if word == "hog":
