@@ -588,7 +588,7 @@ fn start_nats(dir: &Path, port: u16, servers: &Servers) -> Process {
 fn start_redis(dir: &Path, port: u16, servers: &Servers) -> Process {
     let mut command = Command::new("redis-server");
     if servers.redis_ha {
-        command.arg(ha_file("redis.conf"));
+        command.arg(ha_file(dir, "redis.conf"));
     }
     command.args([
         "--bind",

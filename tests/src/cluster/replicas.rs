@@ -1,17 +1,38 @@
 //! Servers that stand in for each other, started from the files in `deploy/ha`: three nats-servers whose lines to each
 //! other can be cut, and a second redis-server that follows the first.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{Cluster, Process, free_port, until, wait_for_port};
+use super::{Cluster, Process, free_port, in_repository, until, wait_for_port};
 use crate::proxy::{Faults, Protocol, Proxy};
 
-/// A file of the profile `ha`, as it is given to operators.
-pub fn ha_file(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("../deploy/ha")
-        .join(name)
+/// Folder of credentials in the files of the profile `ha`, where a path has to be whole.
+const KEYS: &str = "/etc/oncue/keys";
+
+/// A file of the profile `ha`, as it is given to operators, in a folder where its credentials are as well. Where nobody has
+/// written any, whoever comes is let in.
+pub fn ha_file(dir: &Path, name: &str) -> PathBuf {
+    let folder = dir.join("ha");
+    let keys = folder.join("keys");
+    for included in [
+        "servers/accounts.conf",
+        "servers/redis.acl",
+        "nats/routes.conf",
+        "replica/replication.conf",
+    ] {
+        let file = keys.join(included);
+        std::fs::create_dir_all(file.parent().expect("a folder")).expect("a folder");
+        if !file.exists() {
+            std::fs::write(file, "").expect("written");
+        }
+    }
+    let given = in_repository("deploy/ha").join(name);
+    let text = std::fs::read_to_string(given).expect("a file of the profile");
+    let file = folder.join(name);
+    let text = text.replace(KEYS, &keys.display().to_string());
+    std::fs::write(&file, text).expect("written");
+    file
 }
 
 /// One of several nats-servers.
@@ -88,12 +109,14 @@ pub async fn three_nodes() -> (Vec<Node>, Routes) {
 }
 
 impl Node {
-    pub fn start(&self, dir: &std::path::Path) -> Process {
+    pub fn start(&self, dir: &Path) -> Process {
         let mut command = Command::new("nats-server");
-        command
-            .arg("-c")
-            .arg(ha_file("nats.conf"))
-            .args(["-n", &self.name, "-a", "127.0.0.1"]);
+        command.arg("-c").arg(ha_file(dir, "nats.conf")).args([
+            "-n",
+            &self.name,
+            "-a",
+            "127.0.0.1",
+        ]);
         command.args([
             "-p",
             &self.port.to_string(),
@@ -169,7 +192,7 @@ impl Cluster {
         let folder = self.dir.join(format!("redis-{port}"));
         std::fs::create_dir_all(&folder).expect("a folder");
         let mut command = Command::new("redis-server");
-        command.arg(ha_file("redis.conf")).args([
+        command.arg(ha_file(&self.dir, "redis.conf")).args([
             "--bind",
             "127.0.0.1",
             "--port",

@@ -562,7 +562,13 @@ async fn on_open_servers_the_same_acts_are_seen() {
 }
 
 /// Part of an app as a container has it: the configuration, and beside it the credentials that are mounted there.
-fn part(cluster: &mut Cluster, keys: &Path, role: &str, binary: &str, args: &[&str]) -> Process {
+pub fn part(
+    cluster: &mut Cluster,
+    keys: &Path,
+    role: &str,
+    binary: &str,
+    args: &[&str],
+) -> Process {
     let folder = cluster.dir.join("parts").join(role);
     if !folder.exists() {
         std::fs::create_dir_all(folder.join(".oncue")).expect("a folder");

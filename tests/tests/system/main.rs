@@ -26,6 +26,7 @@ mod flows;
 mod foreign;
 mod gateway;
 mod ledger;
+mod locked_ha;
 mod locks;
 mod logs;
 mod new_app;

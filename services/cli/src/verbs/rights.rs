@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use oncue_admin::stores::rights::accounts::{self, IMPORTED_API, PublicKeys, Quota};
 use oncue_admin::stores::rights::compare::Comparison;
-use oncue_admin::stores::rights::folders::{self, SharedServers};
+use oncue_admin::stores::rights::folders::{self, Audience, SharedServers};
 use oncue_admin::stores::rights::keys::KeyFolder;
 use oncue_admin::stores::rights::{Access, Grant, Rights, Role, users};
 use oncue_core::config::{LockedServers, parse_size};
@@ -41,6 +41,10 @@ pub struct Args {
     /// Redis reads (redis.acl). Credentials that are there are kept.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["who", "format", "keys", "rotate"])]
     write: Option<PathBuf>,
+    /// For servers that stand in for each other, as in deploy/ha: also what nats-servers prove in their routes, a replica and
+    /// sentinels to Redis, and sentinels among themselves.
+    #[arg(long, requires = "write", conflicts_with = "servers")]
+    replicas: bool,
     /// Folder of what servers read that several apps share, in place of `servers/`: APP.accounts, APP.app.acl, APP.lua of each, and
     /// accounts.conf and redis.acl, which join those of all. Nobody comes to such servers without credentials.
     #[arg(long, value_name = "DIR", requires = "write")]
@@ -180,14 +184,18 @@ fn write(folder: &Path, args: &Args, rights: &Rights, settings: &Settings) -> Re
         api_prefix: IMPORTED_API.to_owned(),
         redis: Some(config.redis.url.expose().to_owned()),
     };
-    let shared = args.servers.as_deref().map(|folder| SharedServers {
-        folder,
-        quota: Quota {
-            storage: args.max_storage,
-            connections: args.max_connections,
-        },
-    });
-    folders::write(folder, rights, &servers, args.group, shared)
+    let audience = match &args.servers {
+        Some(folder) => Audience::Shared(SharedServers {
+            folder,
+            quota: Quota {
+                storage: args.max_storage,
+                connections: args.max_connections,
+            },
+        }),
+        None if args.replicas => Audience::Replicated,
+        None => Audience::Own,
+    };
+    folders::write(folder, rights, &servers, args.group, audience)
         .map_err(|e| Failure::failed(format_args!("cannot write the credentials: {e}")))?;
     let count = rights.roles().count();
     say(paint(

@@ -21,6 +21,7 @@
 pub mod accounts;
 pub mod compare;
 pub mod folders;
+mod peers;
 pub mod keys;
 pub mod users;
 
@@ -95,6 +96,8 @@ pub struct Grant {
 pub struct Rights {
     /// App whose they are.
     pub app: AppName,
+    /// Beginning of the subjects at which answers are heard.
+    pub inbox_prefix: String,
     /// In the order operator, console, gateway, functions by name, public.
     pub grants: Vec<Grant>,
 }
@@ -117,6 +120,7 @@ impl Rights {
         grants.push(public(catalog));
         Self {
             app: config.app.clone(),
+            inbox_prefix: config.nats.inbox_prefix.clone(),
             grants,
         }
     }

@@ -41,6 +41,14 @@ pub fn options(server: &NatsServer, servers: &[ServerAddr]) -> Result<ConnectOpt
         (None, Some(User::Token(token))) => ConnectOptions::new().token(token),
         (None, None) => ConnectOptions::new(),
     };
+    let prefix = &server.inbox_prefix;
+    if !is_prefix(prefix) {
+        return Err(BusError(format!(
+            "[nats] inbox_prefix {prefix:?} is no beginning of a subject: write words with full stops between them, such as \
+             _INBOX_shop"
+        )));
+    }
+    options = options.custom_inbox_prefix(prefix);
     let tls = &server.tls;
     if let Some(ca) = &tls.ca {
         options = options.add_root_certificates(ca.clone());
@@ -54,6 +62,16 @@ pub fn options(server: &NatsServer, servers: &[ServerAddr]) -> Result<ConnectOpt
         options.require_tls(true)
     } else {
         options
+    })
+}
+
+/// Whether subjects can begin so.
+fn is_prefix(text: &str) -> bool {
+    text.split('.').all(|token| {
+        !token.is_empty()
+            && token
+                .chars()
+                .all(|c| c.is_ascii_graphic() && !matches!(c, '*' | '>'))
     })
 }
 

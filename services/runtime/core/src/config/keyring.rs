@@ -14,6 +14,9 @@ const ELSEWHERE: &str = "elsewhere";
 /// File in it that says which servers its credentials are for.
 const SERVERS: &str = "servers.json";
 
+/// User of sentinels as which programs of Oncue ask for the primary.
+pub const SENTINEL_USER: &str = "oncue";
+
 /// Servers that want credentials, as the URLs that lead to them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LockedServers {
@@ -106,6 +109,12 @@ impl Config {
         if redis.password_file.is_none() && servers.redis.as_deref() == Some(redis.url.expose()) {
             redis.password_file = Some(file(folder, role, "redis"));
             redis.url = redis.url.of_user(&role.user(&self.app));
+            let password = std::fs::read_to_string(file(folder, role, "sentinel"));
+            if let Ok(password) = password
+                && redis.url.names_sentinels()
+            {
+                redis.url = redis.url.known_to_sentinels(password.trim());
+            }
         }
     }
 }
@@ -116,6 +125,13 @@ fn file(folder: &Path, role: &Role, kind: &str) -> PathBuf {
 }
 
 impl ServerUrl {
+    /// Sentinels of a URL that says nothing of them, for who has their password.
+    fn known_to_sentinels(&self, password: &str) -> Self {
+        let url = self.expose();
+        let sign = if url.contains('?') { '&' } else { '?' };
+        format!("{url}{sign}sentinel_user={SENTINEL_USER}&sentinel_pass={password}").into()
+    }
+
     /// Server of a URL that names no user, for this one.
     fn of_user(&self, user: &str) -> Self {
         let url = self.expose();

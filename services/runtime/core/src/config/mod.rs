@@ -36,7 +36,7 @@ pub use self::bounds::Bounds;
 pub use self::cors::CorsConfig;
 pub use self::cron::{ClockTime, Cron};
 pub use self::flows::{FlowsConfig, Track};
-pub use self::keyring::LockedServers;
+pub use self::keyring::{LockedServers, SENTINEL_USER};
 pub use self::limit::{LimitBy, LimitConfig};
 pub use self::login::LoginConfig;
 pub use self::network::Network;
@@ -48,7 +48,7 @@ pub use self::routes::{
 };
 pub use self::scale::Scale;
 pub use self::schedule::Schedule;
-pub use self::server::{ClientTls, JETSTREAM_API, NatsServer, RedisServer};
+pub use self::server::{ClientTls, INBOX, JETSTREAM_API, NatsServer, RedisServer};
 pub use self::server_url::ServerUrl;
 pub use self::tls::TlsConfig;
 pub use self::units::{Size, Span, parse_size};
@@ -661,6 +661,9 @@ impl Config {
         }
         if let Some(prefix) = env("ONCUE_NATS_API_PREFIX").filter(|prefix| !prefix.is_empty()) {
             nats.api_prefix = prefix;
+        }
+        if let Some(prefix) = env("ONCUE_NATS_INBOX_PREFIX").filter(|prefix| !prefix.is_empty()) {
+            nats.inbox_prefix = prefix;
         }
         let files = [
             ("ONCUE_NATS_CREDENTIALS", &mut nats.credentials),

@@ -69,6 +69,8 @@ struct NatsSection {
     credentials: Option<PathBuf>,
     /// See [`NatsServer::api_prefix`].
     api_prefix: Option<String>,
+    /// See [`NatsServer::inbox_prefix`].
+    inbox_prefix: Option<String>,
     /// See [`NatsServer::tls`].
     tls: Option<ClientTls>,
     /// See [`Config::batch_publish`].
@@ -150,6 +152,9 @@ impl<'t> Reader<'t> {
                     server.credentials = nats.credentials.map(|file| self.beside(file));
                     server.api_prefix =
                         nats.api_prefix.unwrap_or_else(|| server.api_prefix.clone());
+                    server.inbox_prefix = nats
+                        .inbox_prefix
+                        .unwrap_or_else(|| server.inbox_prefix.clone());
                     server.tls = self.client_tls("nats", nats.tls, places.get("tls").cloned());
                     config.batch_publish = nats.batch_publish.unwrap_or(config.batch_publish);
                 }

@@ -8,6 +8,8 @@ use super::ServerUrl;
 
 /// Beginning of the subjects of JetStream's API, in an account that has JetStream itself.
 pub const JETSTREAM_API: &str = "$JS.API";
+/// Beginning of the subjects at which clients of NATS hear answers.
+pub const INBOX: &str = "_INBOX";
 
 /// Files in PEM that a client of TLS uses besides the certificates of the system; read anew at each connection.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -49,6 +51,9 @@ pub struct NatsServer {
     /// `ONCUE_NATS_API_PREFIX`, or `[nats] api_prefix`: beginning of the subjects of JetStream's API, which an account that
     /// imports it has under another name. Default [`JETSTREAM_API`].
     pub api_prefix: String,
+    /// `ONCUE_NATS_INBOX_PREFIX`, or `[nats] inbox_prefix`: beginning of the subjects at which answers are heard, for an account
+    /// in which not everybody may hear everybody's. Default [`INBOX`].
+    pub inbox_prefix: String,
     /// `ONCUE_NATS_CA`, `ONCUE_NATS_CERTIFICATE` and `ONCUE_NATS_KEY`, or `[nats.tls]`.
     pub tls: ClientTls,
 }
@@ -73,6 +78,7 @@ impl<U: Into<ServerUrl>> From<U> for NatsServer {
             url: url.into(),
             credentials: None,
             api_prefix: JETSTREAM_API.to_owned(),
+            inbox_prefix: INBOX.to_owned(),
             tls: ClientTls::default(),
         }
     }
@@ -107,6 +113,7 @@ impl NatsServer {
         let mut env = vec![
             ("ONCUE_NATS_URL", self.url.expose().to_owned()),
             ("ONCUE_NATS_API_PREFIX", self.api_prefix.clone()),
+            ("ONCUE_NATS_INBOX_PREFIX", self.inbox_prefix.clone()),
         ];
         let tls = &self.tls;
         let files = [

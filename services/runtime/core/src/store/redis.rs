@@ -9,6 +9,7 @@ mod limits;
 mod notices;
 mod connection;
 mod counts;
+mod login;
 mod outboxes;
 mod owners;
 mod progress;
@@ -31,8 +32,9 @@ use redis::{IntoConnectionInfo as _, Pipeline, RedisError, Value, cmd};
 use tokio::sync::watch;
 
 pub use self::api_keys::StoredKey;
-use self::connection::{Connection, Login, Place};
+use self::connection::{Connection, Place};
 pub use self::limits::Spent;
+use self::login::Login;
 pub use self::notices::KeptNotices;
 pub use self::outboxes::{RESTORE_SECONDS, RESTORED_SECONDS};
 use self::regress::Own;
@@ -229,10 +231,7 @@ impl Store {
 
     /// Answers of the sentinels of the URL, asked now; none for a URL without.
     pub async fn sentinels(&self) -> Vec<SentinelAnswer> {
-        match self.connection.sentinels() {
-            Some(sentinels) => sentinels.answers().await,
-            None => Vec::new(),
-        }
+        self.connection.sentinel_answers().await
     }
 
     /// Connection as it is now; cheap.

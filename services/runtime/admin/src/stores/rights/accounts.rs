@@ -216,7 +216,7 @@ pub(super) fn permissions(rights: &Rights, grant: &Grant) -> Option<Permissions>
             .iter()
             .map(|publish| local(&publish.subject)),
     );
-    subscribe.insert("_INBOX.>".to_owned());
+    subscribe.insert(format!("{}.>", rights.inbox_prefix));
     subscribe.extend(grant.hears.iter().map(|(subject, _)| subject.clone()));
     if let Some(name) = &grant.answers_as {
         let vouchers = format!("oncue.survived.{}", rights.app.consumer(name));

@@ -12,7 +12,7 @@ use oncue_core::store::Store;
 
 use super::accounts::{self, PublicKeys, Quota};
 use super::keys::{KeyFolder, named, replace};
-use super::{Rights, Role, users};
+use super::{Rights, Role, peers, users};
 
 /// Folder of what the servers read.
 const SERVERS: &str = "servers";
@@ -37,10 +37,21 @@ pub struct SharedServers<'f> {
     pub quota: Quota,
 }
 
+/// Servers for which credentials are written.
+#[derive(Debug, Clone, Copy)]
+pub enum Audience<'f> {
+    /// One of each kind, of this app alone.
+    Own,
+    /// Several of each kind, which stand in for each other.
+    Replicated,
+    /// Servers that several apps share.
+    Shared(SharedServers<'f>),
+}
+
 /// Writes `ROLE/` for each role, with its credentials as `.oncue/keys` beside `oncue.toml` holds them, and `servers/`, or
-/// what belongs to this app in the folder of `shared` ones. Credentials
-/// that are there are kept. A folder of a role is for its owner, and for `group` where one is named; what servers read holds
-/// public keys and hashes, and is for all.
+/// what belongs to this app in the folder of shared ones; for replicated ones also `nats/`, `replica/` and `sentinel/`, with what they
+/// prove to each other. Credentials that are there are kept. A folder is for its owner, and for `group` where one is named; what
+/// all servers read holds public keys and hashes, and is for all.
 ///
 /// # Errors
 /// A file or folder that cannot be written or given to the group, by its path.
@@ -49,8 +60,12 @@ pub fn write(
     rights: &Rights,
     servers: &LockedServers,
     group: Option<u32>,
-    shared: Option<SharedServers<'_>>,
+    audience: Audience<'_>,
 ) -> io::Result<()> {
+    let peers = match audience {
+        Audience::Replicated => Some(peers::write(root, servers)?),
+        Audience::Own | Audience::Shared(_) => None,
+    };
     let mut public_keys = PublicKeys::new();
     for role in rights.roles() {
         let folder = folder(root, role);
@@ -59,15 +74,25 @@ pub fn write(
         servers
             .write(folder.path())
             .map_err(|e| named(folder.path(), &e))?;
-        if let Some(group) = group {
-            give(folder.path(), group).map_err(|e| named(folder.path(), &e))?;
+        if let Some(peers) = &peers {
+            let file = folder.path().join(format!("{}.sentinel", role.name()));
+            replace(&file, &peers.sentinel_password).map_err(|e| named(&file, &e))?;
         }
     }
-    let Some(SharedServers { folder, quota }) = shared else {
+    if let Some(group) = group {
+        let of_roles = rights.roles().map(Role::name);
+        let of_servers = peers.iter().flat_map(|_| peers::FOLDERS.map(str::to_owned));
+        for name in of_roles.chain(of_servers) {
+            let folder = root.join(name);
+            give(&folder, group).map_err(|e| named(&folder, &e))?;
+        }
+    }
+    let Audience::Shared(SharedServers { folder, quota }) = audience else {
         let folder = root.join(SERVERS);
         fs::create_dir_all(&folder).map_err(|e| named(&folder, &e))?;
         let users = users::users(rights);
-        let users = users::file(&users, |role| password(root, role))?;
+        let mut users = users::file(&users, |role| password(root, role))?;
+        users.extend(peers.map(|peers| peers.users));
         put(
             &folder.join(ACCOUNTS),
             &accounts::configuration(rights, &public_keys),

@@ -65,6 +65,14 @@ impl KeyFolder {
         self.kept(&self.redis(role), password)
     }
 
+    /// Secret in a file of this name; makes one where there is none.
+    ///
+    /// # Errors
+    /// The file cannot be read or made.
+    pub fn secret(&self, name: &str) -> io::Result<String> {
+        self.kept(&self.0.join(name), password)
+    }
+
     /// Replaces the credentials of a role by new ones, and returns those before, for the time in which both are good.
     ///
     /// # Errors

@@ -4,16 +4,15 @@
 //! new connection is to whatever server they name.
 
 use parking_lot::Mutex;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{Client, ClientTlsConfig, ConnectionInfo, ErrorKind, RedisError, TlsCertificates, cmd};
+use redis::{ConnectionInfo, ErrorKind, RedisError, cmd};
 
-use super::sentinel::{Sentinels, is_primary};
+use super::login::Login;
+use super::sentinel::{SentinelAnswer, Sentinels, is_primary};
 use crate::backoff::spread;
-use crate::config::ClientTls;
 
 /// Longest wait for an answer: longer than any stall of a healthy Redis (fsync, fork); a time-out only means
 /// "unknown, try again".
@@ -37,53 +36,6 @@ pub(super) enum Place {
     Behind(Sentinels),
 }
 
-/// Proof of who comes, besides what the URL says; read from its files at each connection, so that they can be replaced while
-/// the process runs.
-pub(super) struct Login {
-    /// Password of the URL's user.
-    pub password_file: Option<PathBuf>,
-    /// Certificates.
-    pub tls: ClientTls,
-}
-
-impl Login {
-    /// Client for a server; fails where a file cannot be read.
-    fn client(&self, mut info: ConnectionInfo) -> Result<Client, RedisError> {
-        if let Some(file) = &self.password_file {
-            let password = String::from_utf8(read(file)?)
-                .map_err(|_| invalid(format!("{} is no text", file.display())))?;
-            let settings = info.redis_settings().clone();
-            info = info.set_redis_settings(settings.set_password(password.trim()));
-        }
-        if !self.tls.is_used() {
-            return Client::open(info);
-        }
-        let identity = self.tls.identity().map_err(invalid)?;
-        let client_tls = identity.map(|(certificate, key)| {
-            Ok::<_, RedisError>(ClientTlsConfig {
-                client_cert: read(certificate)?,
-                client_key: read(key)?,
-            })
-        });
-        let root_cert = self.tls.ca.as_deref().map(read).transpose()?;
-        let certificates = TlsCertificates {
-            client_tls: client_tls.transpose()?,
-            root_cert,
-        };
-        Client::build_with_tls(info, certificates)
-    }
-}
-
-/// Content of a file; the error names it.
-fn read(file: &Path) -> Result<Vec<u8>, RedisError> {
-    let text = std::fs::read(file);
-    text.map_err(|e| invalid(format!("cannot read {}: {e}", file.display())))
-}
-
-fn invalid(why: String) -> RedisError {
-    std::io::Error::new(std::io::ErrorKind::InvalidInput, why).into()
-}
-
 /// Multiplexed connection, shared by all clones of a store.
 pub(super) struct Connection {
     /// Place, for connections to come.
@@ -105,7 +57,7 @@ impl Place {
     async fn connect(&self, login: &Login) -> Result<Line, RedisError> {
         let info = match self {
             Self::At(info) => info.clone(),
-            Self::Behind(sentinels) => sentinels.primary().await?,
+            Self::Behind(sentinels) => sentinels.primary(login).await?,
         };
         let client = login.client(info)?;
         let info = client.get_connection_info().clone();
@@ -141,6 +93,14 @@ impl Connection {
         match &self.place {
             Place::At(_) => None,
             Place::Behind(sentinels) => Some(sentinels),
+        }
+    }
+
+    /// Answers of the sentinels, asked now; none where there are none.
+    pub async fn sentinel_answers(&self) -> Vec<SentinelAnswer> {
+        match self.sentinels() {
+            Some(sentinels) => sentinels.answers(&self.login).await,
+            None => Vec::new(),
         }
     }
 

@@ -12,6 +12,8 @@ use redis::{
     AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo as _, RedisError, Value, cmd,
 };
 
+use super::login::Login;
+
 /// Port of a sentinel that is named without one.
 const DEFAULT_PORT: &str = "26379";
 /// Scheme of a URL that names sentinels.
@@ -146,10 +148,10 @@ impl Sentinels {
     /// # Errors
     ///
     /// What each of them answered.
-    pub async fn primary(&self) -> Result<ConnectionInfo, RedisError> {
+    pub async fn primary(&self, login: &Login) -> Result<ConnectionInfo, RedisError> {
         let mut answers = Vec::new();
         for url in &self.urls {
-            match self.ask(url).await {
+            match self.ask(url, login).await {
                 Ok(info) => return Ok(info),
                 Err(why) => answers.push(format!("{}: {why}", shown(url))),
             }
@@ -163,11 +165,11 @@ impl Sentinels {
     }
 
     /// Answers of all of them, for a person.
-    pub async fn answers(&self) -> Vec<SentinelAnswer> {
+    pub async fn answers(&self, login: &Login) -> Vec<SentinelAnswer> {
         let answers = self.urls.iter().map(async |url| SentinelAnswer {
             sentinel: shown(url),
             primary: self
-                .ask(url)
+                .ask(url, login)
                 .await
                 .map(|info| info.addr().to_string())
                 .map_err(|e| e.to_string()),
@@ -176,12 +178,12 @@ impl Sentinels {
     }
 
     /// The primary by one sentinel, once that has said itself that it is one: around a failover a sentinel may be late.
-    async fn ask(&self, url: &str) -> Result<ConnectionInfo, RedisError> {
-        let sentinel = url.into_connection_info()?;
+    async fn ask(&self, url: &str, login: &Login) -> Result<ConnectionInfo, RedisError> {
+        let sentinel = Client::open(url)?;
         let told: Option<(String, String)> = cmd("SENTINEL")
             .arg("get-master-addr-by-name")
             .arg(&self.name)
-            .query_async(&mut connect(sentinel).await?)
+            .query_async(&mut connect(&sentinel).await?)
             .await?;
         let Some((host, port)) = told else {
             return Err(other(format!("it knows no primary {:?}", self.name)));
@@ -189,8 +191,9 @@ impl Sentinels {
         let info = self.url_of(&host, &port).into_connection_info()?;
         let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true));
         let asked = async {
+            let primary = login.client(info.clone())?;
             cmd("ROLE")
-                .query_async::<Value>(&mut connect(info.clone()).await?)
+                .query_async::<Value>(&mut connect(&primary).await?)
                 .await
         };
         match asked.await {
@@ -210,11 +213,11 @@ pub(super) fn is_primary(role: &Value) -> bool {
 }
 
 /// A connection for one question.
-async fn connect(info: ConnectionInfo) -> Result<MultiplexedConnection, RedisError> {
+async fn connect(server: &Client) -> Result<MultiplexedConnection, RedisError> {
     let limits = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(SENTINEL_TIMEOUT))
         .set_response_timeout(Some(SENTINEL_TIMEOUT));
-    Client::open(info)?
+    server
         .get_multiplexed_async_connection_with_config(&limits)
         .await
 }

@@ -1,0 +1,297 @@
+//! The profile `ha` with its locks: three nats-servers, two redis-servers and three sentinels, from the files in `deploy/ha` and
+//! what `oncue rights --write --replicas` makes for them.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use oncue_tests::cluster::replicas::ha_file;
+use oncue_tests::cluster::{
+    Cluster, Process, QUICK_REDELIVERY, free_port, in_repository, until, wait_for_port,
+};
+
+use crate::locks::{Raw, part};
+
+const VIEWS: usize = 60;
+
+/// Servers of the profile, each on ports of its own.
+struct Servers {
+    dir: PathBuf,
+    nats: [u16; 3],
+    routes: [u16; 3],
+    redis: [u16; 2],
+    sentinels: [u16; 3],
+    running: Vec<Process>,
+}
+
+impl Servers {
+    fn new(dir: &Path) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            nats: [(); 3].map(|()| free_port()),
+            routes: [(); 3].map(|()| free_port()),
+            redis: [(); 2].map(|()| free_port()),
+            sentinels: [(); 3].map(|()| free_port()),
+            running: Vec::new(),
+        }
+    }
+
+    fn keys(&self) -> PathBuf {
+        self.dir.join("ha/keys")
+    }
+
+    fn urls(&self) -> (String, String) {
+        let nats = self.nats.map(|port| format!("nats://127.0.0.1:{port}"));
+        let sentinels = self.sentinels.map(|port| format!("127.0.0.1:{port}"));
+        (
+            nats.join(","),
+            format!("redis+sentinel://{}/mymaster", sentinels.join(",")),
+        )
+    }
+
+    async fn start(&mut self) {
+        // Here they share a host, so that their ports differ.
+        let file = self.keys().join("nats/routes.conf");
+        let mut text = std::fs::read_to_string(&file).expect("routes");
+        for port in self.routes {
+            text = text.replacen(":6222", &format!(":{port}"), 1);
+        }
+        std::fs::write(&file, text).expect("written");
+        for node in 0..self.nats.len() {
+            let process = self.nats(node);
+            self.running.push(process);
+        }
+        for at in 0..self.redis.len() {
+            let follows = (at > 0).then_some(self.redis[0]);
+            let process = self.redis(at, follows);
+            self.running.push(process);
+            wait_for_port(self.redis[at]).await;
+        }
+        for port in self.sentinels {
+            let process = self.sentinel(port);
+            self.running.push(process);
+            wait_for_port(port).await;
+        }
+    }
+
+    fn nats(&self, node: usize) -> Process {
+        let name = format!("nats-{node}");
+        let given = ha_file(&self.dir, "nats.conf");
+        let text = std::fs::read_to_string(&given).expect("the file of the profile");
+        let conf = given.with_file_name(format!("{name}.conf"));
+        let listen = format!("127.0.0.1:{}", self.routes[node]);
+        std::fs::write(&conf, text.replace("0.0.0.0:6222", &listen)).expect("written");
+        let mut command = Command::new("nats-server");
+        let port = self.nats[node].to_string();
+        command
+            .arg("-c")
+            .arg(conf)
+            .args(["-n", &name, "-a", "127.0.0.1", "-p", &port, "-sd"])
+            .arg(self.dir.join(&name));
+        Process::spawn(&name, command, self.dir.join(format!("{name}.log")))
+    }
+
+    fn redis(&self, at: usize, follows: Option<u16>) -> Process {
+        let name = format!("redis-{at}");
+        let folder = self.dir.join(&name);
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let mut command = Command::new("redis-server");
+        command
+            .arg(ha_file(&self.dir, "redis.conf"))
+            .args([
+                "--bind",
+                "127.0.0.1",
+                "--port",
+                &self.redis[at].to_string(),
+                "--dir",
+            ])
+            .arg(&folder);
+        if let Some(primary) = follows {
+            command.args(["--replicaof", "127.0.0.1", &primary.to_string()]);
+        }
+        Process::spawn(&name, command, self.dir.join(format!("{name}.log")))
+    }
+
+    fn sentinel(&self, port: u16) -> Process {
+        let text = std::fs::read_to_string(in_repository("deploy/ha/sentinel.conf"));
+        let own = std::fs::read_to_string(self.keys().join("sentinel/sentinel.conf"));
+        let text = text
+            .expect("the file of the profile")
+            .replace("port 26379", &format!("port {port}"))
+            .replace("redis-1 6379", &format!("127.0.0.1 {}", self.redis[0]))
+            .replace("mymaster 5000", "mymaster 1000")
+            .replace("mymaster 60000", "mymaster 5000");
+        let folder = self.dir.join(format!("sentinel-{port}"));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        let file = folder.join("sentinel.conf");
+        let text = format!(
+            "{text}\n{}\ndir {}\n",
+            own.expect("its own"),
+            folder.display()
+        );
+        std::fs::write(&file, text).expect("written");
+        let mut command = Command::new("redis-server");
+        command.arg(&file).arg("--sentinel");
+        Process::spawn("sentinel", command, folder.join("log"))
+    }
+
+    /// Secret of a folder that is made for servers or a role.
+    fn secret(&self, path: &str) -> String {
+        let text = std::fs::read_to_string(self.keys().join(path)).expect(path);
+        text.trim().to_owned()
+    }
+}
+
+/// Answer of a server to a command, by a user.
+fn ask(port: u16, user: Option<(&str, &str)>, args: &[&str]) -> String {
+    let mut command = Command::new("redis-cli");
+    command.args(["-p", &port.to_string()]);
+    if let Some((name, password)) = user {
+        command.args(["--no-auth-warning", "--user", name, "--pass", password]);
+    }
+    let output = command.args(args).output().expect("redis-cli");
+    String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+}
+
+async fn publish(port: u16, views: std::ops::Range<usize>) {
+    let mut anybody = Raw::connect(port, None).await;
+    for n in views {
+        let view = format!("{{\"page\":\"/{n}\",\"visitor\":\"v\"}}");
+        anybody.publish("web.page.viewed", "", &view).await;
+    }
+    let said = anybody.done().await;
+    assert!(!said.contains("-ERR"), "{said}");
+}
+
+async fn all_are_counted(cluster: &mut Cluster, keys: &Path, views: usize) {
+    until("all views are counted", async || {
+        let mut audit = part(
+            cluster,
+            keys,
+            "operator",
+            "oncue",
+            &["audit", "count-views"],
+        );
+        let code = audit.exit().await;
+        (code == Some(0) && audit.log().contains(&views.to_string())).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn servers_that_stand_in_for_each_other_are_locked_and_fail_over() {
+    let streams = ["web", "dlq", "timer"]
+        .map(|stream| format!("[streams.{stream}]\nreplicas = 3\nmax_bytes = \"64MB\"\n"));
+    let app = format!(
+        "[functions.count-views]\n{QUICK_REDELIVERY}\n{}",
+        streams.concat()
+    );
+    let mut cluster = Cluster::new(&app).await;
+    let mut servers = Servers::new(&cluster.dir);
+    let (nats, redis) = servers.urls();
+    cluster.set("ONCUE_NATS_URL", &nats);
+    cluster.set("ONCUE_REDIS_URL", &redis);
+    let keys = servers.keys();
+    let folder = keys.display().to_string();
+    let written = cluster.output("oncue", &["rights", "--write", &folder, "--replicas"]);
+    assert!(written.status.success(), "{written:?}");
+    servers.start().await;
+    until("the layout is there", async || {
+        let mut apply = part(&mut cluster, &keys, "operator", "oncue", &["apply"]);
+        (apply.exit().await == Some(0)).then_some(())
+    })
+    .await;
+    let worker = part(&mut cluster, &keys, "fn.count-views", "count-views", &[]);
+    worker.wait_for_line("\"message\":\"ready\"").await;
+    publish(servers.nats[1], 0..VIEWS / 2).await;
+    all_are_counted(&mut cluster, &keys, VIEWS / 2).await;
+    strangers_are_refused(&servers).await;
+
+    // One of three, and the primary: sentinels name the other, and the first follows it once it is back.
+    servers.running[0].kill();
+    servers.running[3].kill();
+    let client = servers.secret("sentinel/clients.redis");
+    let of_client = Some(("oncue", client.as_str()));
+    let second = servers.redis[1].to_string();
+    until("sentinels name the other", async || {
+        let asked = ["SENTINEL", "get-master-addr-by-name", "mymaster"];
+        ask(servers.sentinels[0], of_client, &asked)
+            .contains(&second)
+            .then_some(())
+    })
+    .await;
+    servers.running[3] = servers.redis(0, None);
+    // Whoever publishes without an ack needs a stream that has elected its leader.
+    all_are_counted(&mut cluster, &keys, VIEWS / 2).await;
+    publish(servers.nats[2], VIEWS / 2..VIEWS).await;
+    all_are_counted(&mut cluster, &keys, VIEWS).await;
+    let operator = servers.secret("operator/operator.redis");
+    until("the first follows", async || {
+        ask(
+            servers.redis[1],
+            Some(("app.operator", &operator)),
+            &["INFO", "replication"],
+        )
+        .contains("state=online")
+        .then_some(())
+    })
+    .await;
+    let mut doctor = part(&mut cluster, &keys, "operator", "oncue", &["doctor"]);
+    doctor.exit().await;
+    let said = doctor.log();
+    assert!(said.contains("all 3 sentinels name it"), "{said}");
+    assert!(!said.contains("is open"), "{said}");
+}
+
+/// Nobody gets in who has nothing to prove, and who is one of them does no more than that needs.
+async fn strangers_are_refused(servers: &Servers) {
+    let (sentinel, redis) = (servers.sentinels[0], servers.redis[1]);
+    let said = ask(sentinel, None, &["SENTINEL", "masters"]);
+    assert!(said.contains("NOAUTH"), "{said}");
+    let client = servers.secret("sentinel/clients.redis");
+    let of_client = Some(("oncue", client.as_str()));
+    for order in [
+        &["SENTINEL", "FAILOVER", "mymaster"][..],
+        &["SENTINEL", "SET", "mymaster", "quorum", "1"],
+        &["SENTINEL", "MONITOR", "evil", "127.0.0.1", "1", "1"],
+        &["SENTINEL", "CONFIG", "GET", "*"],
+    ] {
+        let said = ask(sentinel, of_client, order);
+        assert!(said.contains("NOPERM"), "{order:?}: {said}");
+    }
+    let replica = servers.secret("replica/replica.redis");
+    let sentinels = servers.secret("sentinel/sentinel.redis");
+    for user in [("replica", replica.as_str()), ("sentinel", &sentinels)] {
+        for order in [
+            &["KEYS", "*"][..],
+            &["GET", "x"],
+            &["ACL", "LIST"],
+            &["CONFIG", "GET", "*"],
+        ] {
+            let said = ask(redis, Some(user), order);
+            assert!(said.contains("NOPERM"), "{user:?} {order:?}: {said}");
+        }
+    }
+    let said = ask(redis, None, &["PSYNC", "?", "-1"]);
+    assert!(said.contains("NOAUTH"), "{said}");
+    // A server that proves nothing is no part of the cluster.
+    let conf = servers.dir.join("stranger.conf");
+    let text = format!(
+        "jetstream {{}}\ncluster {{ name: oncue, routes: [\"nats://127.0.0.1:{}\"] }}\n",
+        servers.routes[0]
+    );
+    std::fs::write(&conf, text).expect("written");
+    let mut command = Command::new("nats-server");
+    let port = free_port();
+    command
+        .arg("-c")
+        .arg(&conf)
+        .args(["-n", "stranger", "-a", "127.0.0.1", "-p", &port.to_string()])
+        .args([
+            "--cluster",
+            &format!("nats://127.0.0.1:{}", free_port()),
+            "-sd",
+        ])
+        .arg(servers.dir.join("stranger"));
+    let stranger = Process::spawn("stranger", command, servers.dir.join("stranger.log"));
+    stranger.wait_for_line("Authorization Violation").await;
+}
