@@ -230,9 +230,11 @@ impl Pool {
     /// Signals one process of a host's, in turn; says whether it had any. What only a handler understands goes to one that runs
     /// handlers, and not to the one that these are forked from.
     pub fn signal_child(&mut self, at: usize, signal: &str) -> bool {
-        let mut found = descendants(self.workers[at].process.pid());
+        let host = self.workers[at].process.pid();
+        let mut found = descendants(host);
         if !matches!(signal, "KILL" | "STOP") {
-            found.retain(|child| children(*child).is_empty());
+            let forked_from = children(host);
+            found.retain(|child| !forked_from.contains(child));
         }
         self.turn += 1;
         !found.is_empty() && send(found[self.turn % found.len()], signal)
