@@ -21,7 +21,7 @@ FLOWS ?= 1000
 # What `make bench` runs: CASES="clicks hot", ROUNDS=5, QUICK=1.
 BENCH := $(if $(QUICK),--quick) $(if $(ROUNDS),--rounds $(ROUNDS)) --json $(BIN)/bench.json $(CASES)
 
-.PHONY: up test sizes chaos breakages losses app dist dist-test flows bench bench-peers bench-counts bench-report measure saved browser openapi oidc screenshots browser-tools lint fmt check install clean help
+.PHONY: up test sizes chaos breakages losses app dist dist-test flows bench bench-peers bench-counts bench-report measure saved browser openapi oidc rotation screenshots browser-tools lint fmt check install clean help
 .DEFAULT_GOAL := help
 
 up: install ## Run everything on this machine; Ctrl-C stops it all. PROFILE=durable survives power cuts; BUILD=release; ARGS="--only count-views"
@@ -134,6 +134,10 @@ openapi: install ## Ask a gateway all that its OpenAPI document allows and forbi
 oidc: install ## Replace the keys of a certified OpenID provider under load, and log in to the console by it; needs npm
 	@[ -d tests/oidc/node_modules ] || npm ci --prefix tests/oidc --no-audit --no-fund --loglevel=error
 	cargo nextest run --locked -p oncue-tests --test system gateway::oidc console::login --success-output final
+
+rotation: install ## Replace every key, password and certificate under EVENTS=50000 events, kill workers meanwhile, then revoke one
+	@cargo build --locked --workspace --bins
+	@EVENTS=$(or $(EVENTS),50000) cargo nextest run --locked -p oncue-tests --test system rotation:: --success-output final
 
 screenshots: install browser-tools ## Make the pictures of README.md from the running demo
 	@$(RELEASE)

@@ -124,7 +124,7 @@ def make_tree(tree, metadata, programs, work):
     shutil.copytree(ROOT / "services/workers/site", home / "demo/services/workers/site")
     crates(home / "crates", metadata, work)
     source = ROOT / "services/runtime/python"
-    shutil.copytree(source, home / "python", ignore=shutil.ignore_patterns("tests", "__pycache__", "*.egg-info", "build"))
+    shutil.copytree(source, home / "python", ignore=shutil.ignore_patterns("tests", "__pycache__", "*.egg-info", "build", ".mypy_cache"))
     packed = ROOT / ".oncue/typescript/oncue.tgz"
     if not packed.is_file():
         sys.exit(f"dist: {packed} is not there; `make dist` makes it")

@@ -78,13 +78,13 @@ async fn user_and_password_or_a_token_open_the_servers() {
 }
 
 /// An authority with the certificates it has signed, as files of a folder.
-struct Authority {
+pub struct Authority {
     folder: PathBuf,
     issuer: CertifiedIssuer<'static, TlsKey>,
 }
 
 impl Authority {
-    fn new(name: &str) -> Self {
+    pub fn new(name: &str) -> Self {
         let folder = format!(
             "{}/{name}-{}",
             env!("CARGO_TARGET_TMPDIR"),
@@ -103,7 +103,7 @@ impl Authority {
     }
 
     /// Signs a certificate for this machine, `NAME.pem` with `NAME.key`.
-    fn sign(&self, name: &str) {
+    pub fn sign(&self, name: &str) {
         let key = TlsKey::generate().expect("a key");
         let params = CertificateParams::new(["127.0.0.1".to_owned()]).expect("a name");
         let signed = params.signed_by(&key, &self.issuer).expect("signed");
@@ -112,7 +112,7 @@ impl Authority {
             .expect("written");
     }
 
-    fn file(&self, name: &str) -> String {
+    pub fn file(&self, name: &str) -> String {
         self.folder.join(name).display().to_string()
     }
 }

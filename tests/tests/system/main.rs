@@ -42,6 +42,7 @@ mod refusals;
 mod regressions;
 mod removed;
 mod rollback;
+mod rotation;
 mod rows;
 mod schedules;
 mod sentinel;

@@ -28,7 +28,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use redis::aio::ConnectionManager;
 use redis::io::tcp::TcpSettings;
-use redis::{IntoConnectionInfo as _, Pipeline, RedisError, Value, cmd};
+use redis::{ErrorKind, IntoConnectionInfo as _, Pipeline, RedisError, Value, cmd};
 use tokio::sync::watch;
 
 pub use self::api_keys::StoredKey;
@@ -67,11 +67,12 @@ const OLDEST_REDIS: (u64, u64) = (7, 0);
 /// Oldest Valkey that is tested.
 const OLDEST_VALKEY: (u64, u64) = (7, 2);
 
-/// Error codes of a server that could not do what it was asked just now.
+/// Error codes of a server that could not do what it was asked just now, or does not know any more who asks: a password that is
+/// replaced is read anew by the next connection, and one that was revoked is no event's fault.
 ///
 /// A commit that meets one is made again until it has an answer; any other error is pinned on its
 /// request.
-const TRANSIENT_CODES: [&str; 9] = [
+const TRANSIENT_CODES: [&str; 11] = [
     "BUSY",
     "LOADING",
     "READONLY",
@@ -81,6 +82,8 @@ const TRANSIENT_CODES: [&str; 9] = [
     "CLUSTERDOWN",
     "MASTERDOWN",
     "NOREPLICAS",
+    "NOAUTH",
+    "WRONGPASS",
 ];
 
 /// Connection to Redis; cheap to clone, reconnects by itself. Every call fails with a [`StoreError`] after at most a
@@ -110,6 +113,7 @@ impl From<RedisError> for StoreError {
         let away = e.is_io_error()
             || e.is_timeout()
             || e.is_connection_dropped()
+            || e.kind() == ErrorKind::AuthenticationFailed
             // An operator's program puts it back.
             || is_library_missing(&e)
             || e.code().is_some_and(|code| TRANSIENT_CODES.contains(&code))
