@@ -10,10 +10,11 @@ use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use rustix::process::{
     Pid, PidfdFlags, Resource, Rlimit, Signal, getppid, kill_process_group, pidfd_open,
-    set_parent_process_death_signal, setrlimit,
+    pidfd_send_signal, set_parent_process_death_signal, setrlimit,
 };
 use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
@@ -153,9 +154,16 @@ impl Process {
         let _ = self.end.readable().await;
     }
 
-    /// Kills it and whatever it has started. Only while it is not buried: later its number may be another's.
+    /// Kills it and whatever it has started; nobody, once it is buried: its number may be another's then.
     pub fn kill(&self) {
-        let _ = kill_process_group(self.pid, Signal::KILL);
+        if pidfd_send_signal(self.end.get_ref(), Signal::KILL).is_ok() {
+            let _ = kill_process_group(self.pid, Signal::KILL);
+        }
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&self) -> bool {
+        self.ended().now_or_never().is_some()
     }
 
     /// Buries it, and with it whatever it has started.

@@ -33,13 +33,13 @@ pub struct Answers {
 }
 
 /// As many as it takes, for `time`.
-pub fn flat_out(port: u16, prefix: &str, clients: u64, time: Duration) -> Answers {
+pub fn flat_out(port: u16, prefix: &str, headers: &str, clients: u64, time: Duration) -> Answers {
     let start = Instant::now();
     let times: Vec<Vec<f64>> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..clients)
             .map(|first| {
                 scope.spawn(move || {
-                    let (mut client, mut times) = (Client::connect(port), Vec::new());
+                    let (mut client, mut times) = (Client::with(port, headers), Vec::new());
                     while start.elapsed() < time {
                         let sent = Instant::now();
                         client.post(prefix, first + clients * times.len() as u64);
@@ -61,26 +61,64 @@ pub fn flat_out(port: u16, prefix: &str, clients: u64, time: Duration) -> Answer
     }
 }
 
-struct Client {
+/// Milliseconds of each answer, from when it was due: who is slow finds no mercy.
+pub fn at_rate(port: u16, prefix: &str, headers: &str, rate: u64, time: Duration) -> Vec<f64> {
+    let clients = 64;
+    let begin = Instant::now() + Duration::from_millis(200);
+    let events = rate * time.as_secs();
+    let due = move |number: u64| begin + Duration::from_nanos(1_000_000_000 / rate * number);
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..clients)
+            .map(|first| {
+                scope.spawn(move || {
+                    let (mut client, mut times) = (Client::with(port, headers), Vec::new());
+                    for number in (first..events).step_by(clients as usize) {
+                        let due = due(number);
+                        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                        client.post(prefix, number);
+                        times.push(due.elapsed().as_secs_f64() * 1000.0);
+                    }
+                    times
+                })
+            })
+            .collect();
+        let times = threads.into_iter().map(std::thread::ScopedJoinHandle::join);
+        times.flat_map(|times| times.expect("a client")).collect()
+    })
+}
+
+/// Client of a gateway over one connection.
+pub struct Client {
     socket: TcpStream,
+    /// Lines of its own in the head of each request.
+    headers: String,
     answer: Vec<u8>,
 }
 
 impl Client {
     fn connect(port: u16) -> Self {
+        Self::with(port, "")
+    }
+
+    fn with(port: u16, headers: &str) -> Self {
         let socket = TcpStream::connect(("127.0.0.1", port)).expect("the gateway");
+        Self::over(socket, headers)
+    }
+
+    pub fn over(socket: TcpStream, headers: &str) -> Self {
         socket.set_nodelay(true).expect("a socket");
         socket
             .set_read_timeout(Some(Duration::from_secs(30)))
             .expect("a socket");
         Self {
             socket,
+            headers: headers.to_owned(),
             answer: Vec::new(),
         }
     }
 
     /// One event; anything but a 202 ends the measurement.
-    fn post(&mut self, prefix: &str, number: u64) {
+    pub fn post(&mut self, prefix: &str, number: u64) {
         let body = format!(
             r#"{{"page":"/p{}","visitor":"v{number}","referrer":"{:x<140}"}}"#,
             number % 100,
@@ -88,7 +126,8 @@ impl Client {
         );
         let head = format!(
             "POST /v1/events/web.page.viewed HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
-             ce-specversion: 1.0\r\nce-id: {prefix}-{number}\r\ncontent-length: {}\r\n\r\n",
+             ce-specversion: 1.0\r\nce-id: {prefix}-{number}\r\n{}content-length: {}\r\n\r\n",
+            self.headers,
             body.len()
         );
         self.socket

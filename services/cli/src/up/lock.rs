@@ -45,6 +45,7 @@ impl Lock {
                 .is_started_here()
                 .then(|| config.nats.url.expose().to_owned()),
             api_prefix: IMPORTED_API.to_owned(),
+            inbox_prefix: config.nats.inbox_prefix.clone(),
             redis: redis
                 .is_started_here()
                 .then(|| config.redis.url.expose().to_owned()),

@@ -35,7 +35,7 @@ pub struct Args {
     /// Id of the flow or of any of its events.
     #[arg(value_name = "ID")]
     id: String,
-    /// Stay and draw it anew with every change, until it is complete.
+    /// Stay and draw it anew with every change, until it is over; ends with 1 where it has failed or lost something.
     #[arg(long, short)]
     follow: bool,
     /// Of a flow without a ledger: search the streams no further back than this time or duration. Default: all they
@@ -174,6 +174,7 @@ fn document(flow: &Flow, searched: Option<&Searched>) -> Value {
     json!({
         "from": if searched.is_some() { "streams" } else { "ledger" },
         "searched": searched,
+        "status": flow.status(),
         "complete": flow.is_complete(),
         "waits_for": flow.waits_for().map(|(event, step)| json!({ "event": event.id, "type": event.ty, "step": step })),
         "flow": flow,
@@ -311,7 +312,7 @@ impl View {
                 screen.draw(&flow, over);
             }
             if over {
-                return Ok(if flow.is_complete() {
+                return Ok(if flow.status() == "complete" {
                     exit::OK
                 } else {
                     exit::FAILED

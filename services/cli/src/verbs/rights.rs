@@ -42,7 +42,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR", conflicts_with_all = ["who", "format", "keys", "rotate"])]
     write: Option<PathBuf>,
     /// For servers that stand in for each other, as in deploy/ha: also what nats-servers prove in their routes, a replica and
-    /// sentinels to Redis, and sentinels among themselves.
+    /// sentinels to Redis, and sentinels among themselves. A folder that was written so is written so again.
     #[arg(long, requires = "write", conflicts_with = "servers")]
     replicas: bool,
     /// Folder of what servers read that several apps share, in place of `servers/`: APP.accounts, APP.app.acl, APP.lua of each, and
@@ -182,6 +182,7 @@ fn write(folder: &Path, args: &Args, rights: &Rights, settings: &Settings) -> Re
     let servers = LockedServers {
         nats: Some(config.nats.url.expose().to_owned()),
         api_prefix: IMPORTED_API.to_owned(),
+        inbox_prefix: config.nats.inbox_prefix.clone(),
         redis: Some(config.redis.url.expose().to_owned()),
     };
     let audience = match &args.servers {
@@ -192,7 +193,8 @@ fn write(folder: &Path, args: &Args, rights: &Rights, settings: &Settings) -> Re
                 connections: args.max_connections,
             },
         }),
-        None if args.replicas => Audience::Replicated,
+        // Without their users, replicas and sentinels would be shut out.
+        None if args.replicas || folders::is_replicated(folder) => Audience::Replicated,
         None => Audience::Own,
     };
     folders::write(folder, rights, &servers, args.group, audience)

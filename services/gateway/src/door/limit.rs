@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use oncue_core::config::{LimitBy, LimitConfig};
-use oncue_core::store::Store;
+use oncue_core::store::{Spent, Store};
 use oncue_http::address::ClientAddress;
 use oncue_http::rate::{Rate, Verdict};
 use parking_lot::Mutex;
 
 use super::identity::Identity;
 use super::refusal::seconds;
+use super::spender::Spender;
 use crate::problem::{LIMITED, Problem};
 
 /// Headers of the draft [draft-ietf-httpapi-ratelimit-headers-10].
@@ -22,6 +23,10 @@ const STATE: HeaderName = HeaderName::from_static("ratelimit");
 const SPEND_TIMEOUT: Duration = Duration::from_millis(250);
 /// Time for which Redis is not asked again after it did not answer.
 const AWAY_PAUSE: Duration = Duration::from_secs(1);
+/// Number left from which on Redis is not asked for every request, and time after which it is asked again: whoever is far from the
+/// limit costs it little.
+const FAR: u32 = 64;
+const TRUSTED: Duration = Duration::from_millis(20);
 /// Clients that are counted here while Redis is away; beyond them everybody begins anew.
 const MOST_CLIENTS: usize = 10_000;
 
@@ -31,7 +36,7 @@ pub struct Limit {
     rate: Rate,
     by: LimitBy,
     policy: HeaderValue,
-    store: Store,
+    spender: Spender,
     local: Mutex<Local>,
 }
 
@@ -41,6 +46,16 @@ struct Local {
     /// Until when Redis is not asked.
     until: Option<Instant>,
     paid: HashMap<String, Duration>,
+    /// Clients that are far from the limit.
+    far: HashMap<String, Far>,
+}
+
+/// Last answer of Redis about a client, less the requests that were let through since.
+struct Far {
+    at: Instant,
+    remaining: u32,
+    reset: Duration,
+    owed: u32,
 }
 
 /// Origin of a request, as far as it is known.
@@ -63,12 +78,13 @@ impl Limit {
             name: name.to_owned(),
             by: config.by.clone(),
             policy: HeaderValue::from_str(&policy).unwrap_or(HeaderValue::from_static("")),
-            store: store.clone(),
+            spender: Spender::new(name, rate, store.clone()),
             rate,
             local: Mutex::new(Local {
                 began: Instant::now(),
                 until: None,
                 paid: HashMap::new(),
+                far: HashMap::new(),
             }),
         }
     }
@@ -126,10 +142,14 @@ impl Limit {
         if self.is_away() {
             return self.take_here(who);
         }
-        let Rate { interval, burst } = self.rate;
-        let spend = self.store.spend(&self.name, who, interval, burst);
+        let owed = match self.local.lock().pass(who) {
+            Ok(verdict) => return verdict,
+            Err(owed) => owed,
+        };
+        let spend = self.spender.spend(who, owed);
         let why = match tokio::time::timeout(SPEND_TIMEOUT, spend).await {
             Ok(Ok(spent)) => {
+                self.local.lock().hear(who, &spent);
                 return Verdict {
                     allowed: spent.allowed,
                     remaining: spent.remaining,
@@ -137,7 +157,7 @@ impl Limit {
                     reset: spent.reset,
                 };
             }
-            Ok(Err(e)) => e.to_string(),
+            Ok(Err(why)) => why,
             Err(_) => "Redis does not answer".to_owned(),
         };
         tracing::warn!(
@@ -164,6 +184,51 @@ impl Limit {
         }
         self.rate
             .take(local.paid.entry(who.to_owned()).or_default(), now)
+    }
+}
+
+impl Local {
+    /// Lets a client through that is far from the limit; otherwise says how many of it Redis has not counted yet.
+    fn pass(&mut self, who: &str) -> Result<Verdict, u32> {
+        let Some(far) = self.far.get_mut(who) else {
+            return Err(0);
+        };
+        if far.remaining < FAR || far.at.elapsed() > TRUSTED {
+            return Err(std::mem::take(&mut far.owed));
+        }
+        far.remaining -= 1;
+        far.owed += 1;
+        Ok(Verdict {
+            allowed: true,
+            remaining: far.remaining,
+            retry: Duration::ZERO,
+            reset: far.reset,
+        })
+    }
+
+    /// Remembers what Redis says of a client that is far from the limit.
+    fn hear(&mut self, who: &str, spent: &Spent) {
+        if spent.remaining < FAR {
+            self.far.remove(who);
+            return;
+        }
+        if let Some(far) = self.far.get_mut(who) {
+            // Let through while Redis was asked.
+            far.remaining = spent.remaining.saturating_sub(far.owed);
+            far.at = Instant::now();
+            far.reset = spent.reset;
+            return;
+        }
+        if self.far.len() >= MOST_CLIENTS {
+            self.far.clear();
+        }
+        let far = Far {
+            at: Instant::now(),
+            remaining: spent.remaining,
+            reset: spent.reset,
+            owed: 0,
+        };
+        self.far.insert(who.to_owned(), far);
     }
 }
 

@@ -10,6 +10,7 @@ mod keys;
 mod limit;
 mod oidc;
 mod refusal;
+mod spender;
 
 pub use self::refusal::insufficient;
 

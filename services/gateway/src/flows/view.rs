@@ -3,7 +3,7 @@
 use axum::Json;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use oncue_core::model::flow::{Flow, FlowEvent, Step, StepState};
+use oncue_core::model::flow::{Flow, FlowEvent, Step};
 use serde::Serialize;
 
 /// Status of a flow of which nothing is open and all went well, and name of the last event of its stream.
@@ -41,21 +41,11 @@ pub struct StepView<'f> {
 
 impl<'f> FlowView<'f> {
     pub fn of(flow: &'f Flow) -> Self {
-        let dead = flow.steps().filter(|step| step.state == StepState::Dead);
-        let dead = dead.count();
         Self {
             id: &flow.id,
-            status: if flow.is_complete() && dead > 0 {
-                "failed"
-            } else if flow.is_complete() {
-                COMPLETE
-            } else if flow.open == 0 {
-                "lost"
-            } else {
-                "running"
-            },
+            status: flow.status(),
             open: flow.open,
-            dead,
+            dead: flow.dead(),
             lost: flow.lost(),
             started: flow.started,
             ended: flow.ended,

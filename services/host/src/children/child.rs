@@ -35,7 +35,7 @@ pub struct Greeted {
     pub reader: FrameReader,
     pub writer: OwnedWriteHalf,
     pub hello: wire::Hello,
-    last: LastLine,
+    pub last: LastLine,
     /// Place it is given, by which its lines are known to belong to events.
     home: Home,
 }
@@ -117,7 +117,7 @@ fn check_version(hello: &wire::Hello) -> Result<(), String> {
 }
 
 /// A sentence with the last line that a child wrote on stderr.
-fn with_last_line(text: String, last: &LastLine) -> String {
+pub fn with_last_line(text: String, last: &LastLine) -> String {
     match last.get() {
         line if line.is_empty() => text,
         line => format!("{text}: {line}"),

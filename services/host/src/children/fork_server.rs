@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream as StdStream;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -17,8 +18,9 @@ use tokio::net::UnixStream;
 use tokio::net::unix::OwnedWriteHalf;
 use tokio::sync::Mutex;
 
-use super::child::{Greeted, greet};
+use super::child::{Greeted, greet, with_last_line};
 use crate::frames::{FrameReader, encode};
+use crate::output::LastLine;
 use crate::process::Process;
 use crate::protocol as wire;
 use crate::protocol::frame::Frame as Content;
@@ -67,9 +69,7 @@ impl Nursery {
                     Err(NoChild::Refused(why)) => return Err(why),
                     Err(NoChild::Gone) => {
                         // Children that it still has keep it, to be buried.
-                        tracing::warn!(
-                            "the process that children are forked from does not answer; another one is started"
-                        );
+                        tracing::warn!("{}; another one is started", server.end());
                         *state = Source::new(greet(spec, true).await?);
                     }
                 },
@@ -91,8 +91,11 @@ impl Source {
 /// Process that has the function loaded and forks children that run it.
 struct ForkServer {
     /// Killed with the last that knows of it, and its children with it.
-    _process: Process,
+    process: Process,
     hello: wire::Hello,
+    last: LastLine,
+    /// Whether it has left a request without an answer; no other is made then.
+    is_gone: AtomicBool,
     requests: Mutex<Requests>,
 }
 
@@ -118,8 +121,10 @@ fn refused(why: impl Display) -> NoChild {
 impl ForkServer {
     fn new(greeted: Greeted) -> Self {
         Self {
-            _process: greeted.process,
+            process: greeted.process,
             hello: greeted.hello,
+            last: greeted.last,
+            is_gone: AtomicBool::new(false),
             requests: Mutex::new(Requests {
                 reader: greeted.reader,
                 writer: greeted.writer,
@@ -133,8 +138,8 @@ impl ForkServer {
         let (stdout, its_stdout) = std::io::pipe().map_err(refused)?;
         let (stderr, its_stderr) = std::io::pipe().map_err(refused)?;
         let given = [theirs.into(), its_stdout.into(), its_stderr.into()];
-        let answer = tokio::time::timeout(ANSWER, self.requests.lock().await.fork(given)).await;
-        let forked = answer.ok().flatten().ok_or(NoChild::Gone)?;
+        let asked = async { self.requests.lock().await.fork(given).await };
+        let forked = self.answer(asked).await.ok_or(NoChild::Gone)?;
         if forked.pid == 0 {
             return Err(refused(forked.error));
         }
@@ -150,8 +155,31 @@ impl ForkServer {
 
     /// Status of a child that has ended; none where the fork server has ended too.
     async fn bury(&self, pid: i32) -> Option<ExitStatus> {
-        let answer = tokio::time::timeout(ANSWER, self.requests.lock().await.bury(pid)).await;
-        answer.ok().flatten().map(ExitStatus::from_raw)
+        let asked = async { self.requests.lock().await.bury(pid).await };
+        self.answer(asked).await.map(ExitStatus::from_raw)
+    }
+
+    /// Waits for an answer, unless there will be none.
+    async fn answer<A>(&self, asked: impl Future<Output = Option<A>>) -> Option<A> {
+        if self.is_gone.load(Ordering::Relaxed) {
+            return None;
+        }
+        let answer = tokio::time::timeout(ANSWER, asked).await.ok().flatten();
+        if answer.is_none() {
+            self.is_gone.store(true, Ordering::Relaxed);
+        }
+        answer
+    }
+
+    /// Words for what has become of it.
+    fn end(&self) -> String {
+        let end = if self.process.has_ended() {
+            "has ended"
+        } else {
+            "does not answer"
+        };
+        let text = format!("the process that children are forked from {end}");
+        with_last_line(text, &self.last)
     }
 }
 

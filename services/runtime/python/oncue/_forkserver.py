@@ -38,6 +38,8 @@ def obstacle(before: dict[str, str]) -> str:
     """Why children cannot be forked from this process; empty where they can. `before` is what was open before the file."""
     if sys.platform != "linux":
         return "the system cannot tie their lives to it"
+    if signal.getsignal(signal.SIGCHLD) is not signal.SIG_DFL:
+        return "it sees to the ends of processes by itself (SIGCHLD)"
     threads = len(os.listdir("/proc/self/task"))
     if threads > 1:
         return f"it runs {threads - 1} threads besides the main one"
@@ -49,6 +51,11 @@ def obstacle(before: dict[str, str]) -> str:
     except ImportError as e:
         return f"{type(e).__name__}: {e}"
     return ""
+
+
+def prepare() -> None:
+    """Before the file is imported: in a child this comes before whatever the file has registered for one."""
+    os.register_at_fork(after_in_child=_begin)
 
 
 def welcomed(connection: Connection) -> tuple[Connection, Any]:
@@ -75,37 +82,56 @@ def welcomed(connection: Connection) -> tuple[Connection, Any]:
             return connection, frame.welcome
 
 
+# Process that forks, while it does.
+_parent = 0
+
+
+def _begin() -> None:
+    """First of all in a child: whatever else it does, it can be ended, and ends with its parent."""
+    if not _parent:
+        return
+    import ctypes
+
+    ctypes.CDLL(None).prctl(_PARENT_DEATH, int(signal.SIGKILL), 0, 0, 0)
+    if os.getppid() != _parent:
+        os._exit(0)
+    os.setpgid(0, 0)
+
+
 def _fork(connection: Connection, number: int) -> Connection | None:
     """Forks, and returns the connection of the child in the child."""
+    global _parent
     given, connection.descriptors = connection.descriptors, []
-    parent = os.getpid()
     # What is there already is never garbage, and is not touched by a collection, so it stays shared.
     gc.freeze()
     answer = _wire.Frame()
     answer.forked.number = number
-    pid = -1
+    pid, _parent = -1, os.getpid()
     try:
         pid = os.fork()
     except OSError as e:
         answer.forked.error = str(e)
+    _parent = 0
     if pid == 0:
-        return _child(connection, given, parent)
-    answer.forked.pid = max(pid, 0)
+        return _child(connection, given)
+    if pid > 0:
+        answer.forked.pid = pid
+        try:
+            # As the child does, so that it leads its group whoever is first.
+            os.setpgid(pid, pid)
+        except OSError:
+            # It does already, or has ended.
+            pass
     for descriptor in given:
         os.close(descriptor)
     connection.send(answer)
     return None
 
 
-def _child(connection: Connection, given: list[int], parent: int) -> Connection:
-    import ctypes
+def _child(connection: Connection, given: list[int]) -> Connection:
     import socket
 
     connection.close()
-    ctypes.CDLL(None).prctl(_PARENT_DEATH, int(signal.SIGKILL), 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(0)
-    os.setpgid(0, 0)
     number, stdout, stderr = given
     os.dup2(stdout, 1)
     os.dup2(stderr, 2)

@@ -68,6 +68,8 @@ def main(arguments: list[str]) -> int:
     begin = connection.next("begin").begin
     _contract.use(begin.contract)
     before = _forkserver.descriptors() if begin.fork else {}
+    if begin.fork:
+        _forkserver.prepare()
     try:
         function = _load(arguments[0], begin.function)
         hello = greeting(function)

@@ -40,7 +40,8 @@ async fn posts(arena: &mut Arena, plan: Plan) -> Row {
             arena.clean().await;
             let (process, port) = start(arena, name == "limit").await;
             let (before, time) = (cpu(process.pid()), Duration::from_secs(plan.size(3, 1)));
-            let load = tokio::task::spawn_blocking(move || flat_out(port, "post", CLIENTS, time));
+            let load =
+                tokio::task::spawn_blocking(move || flat_out(port, "post", "", CLIENTS, time));
             let mut answers = load.await.expect("the load");
             let sent = answers.times.len();
             assert_eq!(

@@ -2,6 +2,7 @@
 
 mod clicks;
 mod counts;
+mod door;
 mod gateway;
 mod hops;
 mod languages;
@@ -37,6 +38,7 @@ cases! { CASES:
     "slow" clicks::slow: "a slow function on the same events leaves the fast one alone";
     "hops" hops::hops: "from the HTTP request to the third commit, at a rate that waits for nobody";
     "gateway" gateway::gateway: "the gateway alone";
+    "door" door::door: "tokens and limits at the gateway, and a crowd at its door";
     "start" start::start: "a worker that starts, and one that waits";
     "thumbnails" thumbnails::thumbnails: "photographs made small";
     "durable" clicks::durable: "profile durable";

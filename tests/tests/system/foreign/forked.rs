@@ -109,6 +109,47 @@ async fn forked_children_end_with_a_host_that_is_killed() {
     .await;
 }
 
+/// What the file does in each child comes behind what makes a child one that can be ended.
+#[tokio::test]
+async fn a_child_that_hangs_as_soon_as_it_is_forked_is_ended() {
+    let cluster = cluster(&format!("processes = {CHILDREN}")).await;
+    let hang =
+        "os.register_at_fork(after_in_child=lambda: os.path.exists(\"hang\") and time.sleep(3600))";
+    imports_say(&cluster, hang);
+    let bus = cluster.bus().await;
+    let mut host = start(&cluster).await;
+    let (server, forked) = family(&host).await;
+    std::fs::write(cluster.dir.join("hang"), "").expect("written");
+    assert!(send(forked[0], "KILL"));
+    let hanging = until("another takes its place", async || {
+        let mut now = children(server).into_iter();
+        now.find(|child| !forked.contains(child))
+    })
+    .await;
+    // It is given events, and is ended when their time is over.
+    cluster.plain_publish((0..20).map(|page| told(&format!("/{page}"), "plain")));
+    until("it is ended", async || (!is_there(hanging)).then_some(())).await;
+    std::fs::remove_file(cluster.dir.join("hang")).expect("removed");
+    cluster.drained(&bus, "web", "tally").await;
+    let (counts, _) = counted(&cluster, &bus, 20).await;
+    assert!(
+        counts.values().all(|count| *count == 1),
+        "{counts:?}\n{}",
+        host.log()
+    );
+    // One that hangs ends with a host that is killed.
+    std::fs::write(cluster.dir.join("hang"), "").expect("written");
+    let (_, forked) = family(&host).await;
+    assert!(send(forked[1], "KILL"));
+    let hanging = until("another takes its place", async || {
+        let mut now = children(server).into_iter();
+        now.find(|child| !forked.contains(child))
+    })
+    .await;
+    host.kill();
+    until("it has ended", async || (!is_there(hanging)).then_some(())).await;
+}
+
 #[tokio::test]
 async fn a_frozen_fork_server_is_given_up_without_its_children() {
     const PAGES: usize = 20;
@@ -145,6 +186,10 @@ async fn children_import_the_file_themselves_where_it_leaves_threads_or_connecti
         (
             "import socket\nkept_open = socket.socketpair()",
             "it holds open socket:",
+        ),
+        (
+            "signal.signal(signal.SIGCHLD, signal.SIG_IGN)",
+            "it sees to the ends of processes by itself",
         ),
     ] {
         let cluster = Cluster::new(&format!(

@@ -88,6 +88,29 @@ async fn many_at_once_are_counted_one_by_one() {
     assert_eq!((taken, refused), (12, 48));
 }
 
+/// Far from a limit gateways count for themselves for moments, and near it none does.
+#[tokio::test]
+async fn what_gateways_count_for_themselves_is_charged() {
+    const MOST: usize = 600;
+    let limit = format!(
+        "[limit.few]\nrate = {MOST}\nper = \"24h\"\n[gateway]\nlimit = \"few\"\nproxies = [\"127.0.0.1\"]\n"
+    );
+    let gateway = Gateway::with(&limit, Guards::default()).await;
+    let other = gateway.beside().await;
+    let visits = [gateway.at, other.at, gateway.at, other.at].map(|at| async move {
+        let mut taken = 0;
+        for _ in 0..MOST / 2 {
+            taken += usize::from(view(at, "192.0.2.1").await.status == 202);
+        }
+        taken
+    });
+    let taken: usize = futures::future::join_all(visits).await.into_iter().sum();
+    // One for a day's 144 seconds may be earned meanwhile, and of the last 64 none is let through unasked.
+    assert!((MOST..=MOST + 64).contains(&taken), "{taken} of {MOST}");
+    assert_eq!(gateway.messages("web").await, taken as u64);
+    view(gateway.at, "192.0.2.1").await.problem(429, "limited");
+}
+
 #[tokio::test]
 async fn what_was_refused_comes_through_once_its_time_has_come() {
     let config = "[limit.few]\nrate = 2\nper = \"2s\"\nburst = 1\n[gateway]\nlimit = \"few\"\n";

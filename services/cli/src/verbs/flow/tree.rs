@@ -69,10 +69,7 @@ fn cut(line: &str, columns: usize) -> String {
 
 fn head(flow: &Flow, now: u64) -> String {
     let steps = flow.steps().count();
-    let dead = flow
-        .steps()
-        .filter(|step| step.state == StepState::Dead)
-        .count();
+    let dead = flow.dead();
     let mut text = match (flow.is_complete(), flow.ended) {
         (true, ended) => {
             let took = ended.map(|ended| format!(" in {}", since(flow, ended)));

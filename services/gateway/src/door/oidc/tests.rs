@@ -279,6 +279,41 @@ async fn issuer_audience_and_times_are_checked_and_must_be_there() {
     assert_eq!(judge(&issuer, &ec.token("a", &claims)).await.0, 200);
 }
 
+/// What is remembered of a token that was verified opens nothing once it has expired, or its key is the issuer's no more.
+#[tokio::test]
+async fn a_token_that_is_known_expires_and_goes_with_its_key() {
+    let ec = Signer::es256();
+    let provider = Provider::start(vec![ec.jwk("a")]).await;
+    let issuer = provider.issuer();
+    let mut claims = provider.claims();
+    let token = ec.token("a", &claims);
+    for _ in 0..2 {
+        assert_eq!(judge(&issuer, &token).await.0, 200);
+    }
+    // Clocks may differ by 30 s.
+    claims["exp"] = json!(event::now_ms() / 1000 - 28);
+    let short = ec.token("a", &claims);
+    assert_eq!(judge(&issuer, &short).await.0, 200);
+    let mut last = (200, String::new());
+    for _ in 0..100 {
+        last = judge(&issuer, &short).await;
+        if last.0 != 200 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    assert_eq!(last.0, 401);
+    assert!(last.1.contains("expired"), "{}", last.1);
+    // Another key under the same name; a token with a new one makes us look.
+    let other = Signer::es256();
+    *provider.keys.lock() = vec![other.jwk("a"), other.jwk("b")];
+    let claims = provider.claims();
+    assert_eq!(judge(&issuer, &other.token("b", &claims)).await.0, 200);
+    let (status, why) = judge(&issuer, &token).await;
+    assert_eq!(status, 401, "{why}");
+    assert!(why.contains("signature"), "{why}");
+}
+
 #[tokio::test]
 async fn claims_that_are_asked_for() {
     let ec = Signer::es256();

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Config, Role, ServerUrl};
+use super::{Config, INBOX, Role, ServerUrl};
 
 /// Folder of the data of `oncue up`, beside `oncue.toml`, and of the credentials in it.
 const DATA: &str = ".oncue";
@@ -24,8 +24,15 @@ pub struct LockedServers {
     pub nats: Option<String>,
     /// Beginning of the API's subjects for all but operators.
     pub api_prefix: String,
+    /// Beginning of the subjects at which answers are heard.
+    #[serde(default = "inbox")]
+    pub inbox_prefix: String,
     /// Redis.
     pub redis: Option<String>,
+}
+
+fn inbox() -> String {
+    INBOX.to_owned()
 }
 
 impl LockedServers {
@@ -103,6 +110,7 @@ impl Config {
             nats.credentials = Some(file(folder, role, "nk"));
             if !role.is_trusted() {
                 nats.api_prefix.clone_from(&servers.api_prefix);
+                nats.inbox_prefix.clone_from(&servers.inbox_prefix);
             }
         }
         let redis = &mut self.redis;
@@ -112,6 +120,7 @@ impl Config {
             let password = std::fs::read_to_string(file(folder, role, "sentinel"));
             if let Ok(password) = password
                 && redis.url.names_sentinels()
+                && !redis.url.expose().contains("sentinel_pass=")
             {
                 redis.url = redis.url.known_to_sentinels(password.trim());
             }
@@ -151,6 +160,7 @@ mod tests {
         let servers = LockedServers {
             nats: Some("nats://127.0.0.1:4222".to_owned()),
             api_prefix: "$JS.APX".to_owned(),
+            inbox_prefix: INBOX.to_owned(),
             redis: Some("redis://127.0.0.1:6379".to_owned()),
         };
         let folder = Path::new("/keys");

@@ -136,6 +136,25 @@ impl Flow {
         self.open == 0 && self.lost() == 0
     }
 
+    /// `running`, `complete`; `failed`, which is over with dead letters; or `lost`, which is over since events are gone.
+    pub fn status(&self) -> &'static str {
+        if self.open > 0 {
+            "running"
+        } else if self.lost() > 0 {
+            "lost"
+        } else if self.dead() > 0 {
+            "failed"
+        } else {
+            "complete"
+        }
+    }
+
+    /// Steps that ended in a dead letter.
+    pub fn dead(&self) -> usize {
+        let dead = self.steps().filter(|step| step.state == StepState::Dead);
+        dead.count()
+    }
+
     /// Steps whose event is gone.
     pub fn lost(&self) -> usize {
         let lost = self.steps().filter(|step| step.state == StepState::Lost);

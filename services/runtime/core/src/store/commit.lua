@@ -615,21 +615,26 @@ local function regressed(KEYS, ARGV)
   return epoch
 end
 
--- Takes one of what somebody may have of a limit, which all gateways share (generic cell rate algorithm): kept is the moment at
--- which all that was taken is paid for. One that lies further ahead than all that can be taken at once is of a clock that has
--- gone back since, and is brought down to that.
--- KEYS: that moment. ARGV: time in which one is earned (us), how many can be taken at once.
--- Reply: 1 if it was there, how many are there now, time until one is (us), time until all are (us).
+-- Takes one of what each of several may have of a limit, which all gateways share (generic cell rate algorithm); kept of each is the
+-- moment at which all that was taken is paid for. One that lies further ahead than all that can be taken at once is of a clock that
+-- has gone back since, and is brought down to that.
+-- KEYS: those moments. ARGV: time in which one is earned (us), how many can be taken at once; for each how many were let through
+-- before without asking.
+-- Reply, for each: 1 if it was there, how many are there now, time until one is (us), time until all are (us).
 local function spend(KEYS, ARGV)
   local time = redis.call('TIME')
   local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
   local interval = tonumber(ARGV[1])
   local most = interval * tonumber(ARGV[2])
-  local paid = tonumber(redis.call('GET', KEYS[1]) or 0)
-  local taken, after = 1, math.min(math.max(paid, now), now + most) + interval
-  if after - now > most then taken, after = 0, after - interval end
-  redis.call('SET', KEYS[1], string.format('%.0f', after), 'PX', string.format('%.0f', math.ceil((after - now) / 1000) + 1))
-  return { taken, math.floor((most - after + now) / interval), taken == 1 and 0 or after + interval - now - most, after - now }
+  local reply = {}
+  for n, key in ipairs(KEYS) do
+    local paid = math.max(tonumber(redis.call('GET', key) or 0), now) + interval * tonumber(ARGV[n + 2])
+    local taken, after = 1, math.min(paid, now + most) + interval
+    if after - now > most then taken, after = 0, after - interval end
+    redis.call('SET', key, string.format('%.0f', after), 'PX', string.format('%.0f', math.ceil((after - now) / 1000) + 1))
+    reply[n] = { taken, math.floor((most - after + now) / interval), taken == 1 and 0 or after + interval - now - most, after - now }
+  end
+  return reply
 end
 
 -- Whether the caller may do what a commit does, asked before the first one: a refusal in its middle keeps what was written

@@ -40,7 +40,7 @@ pub struct Keyring {
 /// Keys as they were at a time.
 #[derive(Clone)]
 struct KeysAt {
-    keys: Arc<Vec<Jwk>>,
+    keys: Arc<Vec<Arc<Jwk>>>,
     at: Instant,
 }
 
@@ -54,7 +54,7 @@ struct Fetches {
 
 /// Answer to which key a token names.
 pub enum FoundKey {
-    Key(Box<Jwk>),
+    Key(Arc<Jwk>),
     /// The issuer has no such key.
     Unknown,
     /// The issuer does not answer, and its keys are not known.
@@ -150,7 +150,7 @@ impl Keyring {
             }
         };
         let known = KeysAt {
-            keys: Arc::new(keys),
+            keys: Arc::new(keys.into_iter().map(Arc::new).collect()),
             at: Instant::now(),
         };
         *self.known.write() = Some(known.clone());
@@ -182,9 +182,7 @@ impl KeysAt {
             }
             None => self.keys.first().filter(|_| self.keys.len() == 1),
         };
-        key.map_or(FoundKey::Unknown, |key| {
-            FoundKey::Key(Box::new(key.clone()))
-        })
+        key.map_or(FoundKey::Unknown, |key| FoundKey::Key(key.clone()))
     }
 }
 

@@ -7,10 +7,11 @@
 pub mod fetch;
 mod jwks;
 mod signatures;
+mod verified;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::jwk::Jwk;
@@ -18,6 +19,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use serde_json::{Map, Value};
 
 use self::jwks::{FoundKey, Keyring};
+use self::verified::{VerifiedToken, VerifiedTokens};
 
 /// Check of one issuer's tokens.
 pub struct Verifier {
@@ -25,6 +27,7 @@ pub struct Verifier {
     algorithms: Vec<Algorithm>,
     /// Checks of everything but the algorithm, which is that of the token's key.
     validation: Validation,
+    verified: VerifiedTokens,
 }
 
 /// Reason for which a token's claims are not to be had.
@@ -64,6 +67,7 @@ impl Verifier {
             keyring: Arc::new(Keyring::new(issuer)?),
             algorithms: algorithms.filter_map(|name| name.parse().ok()).collect(),
             validation,
+            verified: VerifiedTokens::default(),
         })
     }
 
@@ -72,6 +76,15 @@ impl Verifier {
     /// # Errors
     /// The token is not one, or the issuer's keys are not to be had.
     pub async fn claims(&self, token: &str) -> Result<Map<String, Value>, TokenError> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.map_or(0, |now| now.as_secs());
+        if let Some(known) = self.verified.get(token)
+            && known.is_good(now, self.validation.leeway)
+            && let FoundKey::Key(key) = self.keyring.find(known.kid.as_deref()).await
+            && Arc::ptr_eq(&key, &known.key)
+        {
+            return Ok(known.claims.as_ref().clone());
+        }
         let header = decode_header(token).map_err(|_| invalid("the credential is no JWT"))?;
         if !self.algorithms.contains(&header.alg) {
             return Err(invalid(format!(
@@ -84,7 +97,11 @@ impl Verifier {
             FoundKey::Unknown => return Err(invalid("the token's issuer has no such key")),
             FoundKey::Away => return Err(TokenError::Away),
         };
-        self.verify(token, header.alg, &key)
+        let claims = self.verify(token, header.alg, &key)?;
+        if let Some(verified) = VerifiedToken::new(key, header.kid, claims.clone()) {
+            self.verified.insert(token, verified, now);
+        }
+        Ok(claims)
     }
 
     fn verify(

@@ -48,6 +48,11 @@ pub enum Audience<'f> {
     Shared(SharedServers<'f>),
 }
 
+/// Whether a folder has been written for servers that stand in for each other.
+pub fn is_replicated(root: &Path) -> bool {
+    peers::FOLDERS.iter().all(|name| root.join(name).is_dir())
+}
+
 /// Writes `ROLE/` for each role, with its credentials as `.oncue/keys` beside `oncue.toml` holds them, and `servers/`, or
 /// what belongs to this app in the folder of shared ones; for replicated ones also `nats/`, `replica/` and `sentinel/`, with what they
 /// prove to each other. Credentials that are there are kept. A folder is for its owner, and for `group` where one is named; what

@@ -123,7 +123,12 @@ impl Connection {
                     // Another server may be the primary by now, and the client knows one address only.
                     Err(_) if connection.sentinels().is_some() => "broke",
                     // The client tries the password that it began with, and the file may hold another one by now.
-                    Err(e) if e.kind() == ErrorKind::AuthenticationFailed => "was refused",
+                    Err(e)
+                        if e.kind() == ErrorKind::AuthenticationFailed
+                            || e.code() == Some("NOAUTH") =>
+                    {
+                        "was refused"
+                    }
                     Ok(role) if !is_primary(&role) => "was to a replica",
                     // Any other error the client mends by itself.
                     _ => continue,

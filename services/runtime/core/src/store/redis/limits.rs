@@ -21,22 +21,27 @@ pub struct Spent {
 }
 
 impl Store {
-    /// Takes one of what `who` may have of a limit: one is earned in each `interval`, and `burst` can be taken at once.
+    /// Takes one of what each of `who` may have of a limit, and as many more as were let through without asking: one is earned in each
+    /// `interval`, and `burst` can be taken at once.
     pub async fn spend(
         &self,
         limit: &str,
-        who: &str,
+        who: impl Iterator<Item = (&str, u32)>,
         interval: Duration,
         burst: u32,
-    ) -> Result<Spent, StoreError> {
+    ) -> Result<Vec<Spent>, StoreError> {
+        let (keys, owed): (Vec<String>, Vec<u32>) = who
+            .map(|(who, owed)| (self.keys.limit(limit, who), owed))
+            .unzip();
         let mut call = cmd("FCALL");
         call.arg(self.function.replace("commit", "spend"))
-            .arg(1)
-            .arg(self.keys.limit(limit, who))
+            .arg(keys.len())
+            .arg(keys)
             .arg(interval.as_micros() as u64)
-            .arg(burst);
+            .arg(burst)
+            .arg(owed);
         let asked = call.query_async(&mut self.connection()).await;
-        let (allowed, remaining, retry, reset): (u8, u32, u64, u64) = match asked {
+        let spent: Vec<(u8, u32, u64, u64)> = match asked {
             // Redis was emptied since this program began.
             Err(e) if is_library_missing(&e) => {
                 self.load().await?;
@@ -44,11 +49,14 @@ impl Store {
             }
             other => other?,
         };
-        Ok(Spent {
-            allowed: allowed == 1,
-            remaining,
-            retry: Duration::from_micros(retry),
-            reset: Duration::from_micros(reset),
-        })
+        let spent = spent
+            .into_iter()
+            .map(|(allowed, remaining, retry, reset)| Spent {
+                allowed: allowed == 1,
+                remaining,
+                retry: Duration::from_micros(retry),
+                reset: Duration::from_micros(reset),
+            });
+        Ok(spent.collect())
     }
 }
