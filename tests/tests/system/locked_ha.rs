@@ -104,7 +104,8 @@ impl Servers {
                 &self.redis[at].to_string(),
                 "--dir",
             ])
-            .arg(&folder);
+            .arg(&folder)
+            .args(["--repl-diskless-sync-delay", "0"]);
         if let Some(primary) = follows {
             command.args(["--replicaof", "127.0.0.1", &primary.to_string()]);
         }
@@ -164,6 +165,7 @@ async fn publish(port: u16, views: std::ops::Range<usize>) {
 
 async fn all_are_counted(cluster: &mut Cluster, keys: &Path, views: usize) {
     until("all views are counted", async || {
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
         let mut audit = part(cluster, keys, "operator", "oncue", &["audit"]);
         let code = audit.exit().await;
         let log = audit.log();

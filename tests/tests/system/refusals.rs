@@ -158,7 +158,7 @@ async fn what_redis_refuses_is_done_once_it_does_not() {
             let before = redis.fired_of("refusal");
             // What has to do with the server alone goes on for longer than an event has attempts.
             let lasts = !OF_ONE.iter().any(|code| error.starts_with(code));
-            let (times, seen) = if lasts { (u32::MAX, 4) } else { (2, 1) };
+            let (times, seen) = if lasts { (u32::MAX, 3) } else { (2, 1) };
             redis.set(refusing(of, (*error).to_owned(), times));
             refusing_redis.publish(&page);
             let what = format!("{of} was refused with {error}");

@@ -17,7 +17,7 @@ use crate::connections::Authority;
 use crate::locks::part;
 
 /// Views that are published meanwhile, unless `EVENTS` says otherwise.
-const EVENTS: usize = 2_000;
+const EVENTS: usize = 1_000;
 /// Views in a second.
 const RATE: usize = 400;
 const PAGES: usize = 100;
@@ -200,6 +200,7 @@ impl House {
 
     async fn until_all_is_applied(&mut self, views: usize) {
         until("all is applied", async || {
+            tokio::time::sleep(Duration::from_millis(300)).await;
             let (code, text) = self.operator(&["audit"]).await;
             let line = text.lines().find(|line| line.starts_with("count-views"))?;
             let line = line.replace(',', "");
@@ -361,7 +362,7 @@ async fn revoked(house: &mut House, events: usize) {
     assert!(began.elapsed() < STOPPED, "{:?}", began.elapsed());
     let anybody = house.bus(None).await;
     load(anybody, PAGES).await;
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(house.counted(), events, "it goes on");
     let asked = bus.api("CONSUMER.INFO.web.app_count-views", &Value::Null);
     let pending = asked.await.expect("its consumer")["num_pending"].as_u64();
