@@ -3,6 +3,7 @@
 pub mod cluster;
 pub mod proxy;
 pub mod http;
+pub mod issuer;
 pub mod events;
 pub mod collector;
 pub mod pictures;

@@ -312,7 +312,7 @@ impl View {
                 screen.draw(&flow, over);
             }
             if over {
-                return Ok(if flow.status() == "complete" {
+                return Ok(if flow.is_complete() && flow.dead() == 0 {
                     exit::OK
                 } else {
                     exit::FAILED

@@ -7,11 +7,7 @@ use std::time::{Duration, Instant};
 use axum::extract::State;
 use axum::routing::get;
 use axum::{Json, Router};
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use oncue_proto::event::now_ms;
-use ring::rand::SystemRandom;
-use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING as METHOD, EcdsaKeyPair, KeyPair as _};
 use serde_json::{Value, json};
 use tokio::net::TcpSocket;
 
@@ -21,6 +17,7 @@ use crate::bench::paint::progress;
 use crate::bench::plan::{Case, Figure, Goal, Plan, Row};
 use crate::bench::stats::percentile;
 use crate::cluster::{Process, free_port, wait_for_port};
+use crate::issuer::IssuerKey;
 
 const CLIENTS: u64 = 32;
 /// Requests in a second at which answers are timed.
@@ -220,19 +217,16 @@ async fn good_client(port: u16) -> f64 {
 #[derive(Clone)]
 struct Issuer {
     url: String,
-    pair: Arc<EcdsaKeyPair>,
+    key: Arc<IssuerKey>,
 }
 
 impl Issuer {
     async fn start() -> Self {
-        let random = SystemRandom::new();
-        let made = EcdsaKeyPair::generate_pkcs8(&METHOD, &random).expect("a key");
-        let pair = EcdsaKeyPair::from_pkcs8(&METHOD, made.as_ref(), &random).expect("a key");
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
         let listener = listener.expect("a port");
         let issuer = Self {
             url: format!("http://{}", listener.local_addr().expect("an address")),
-            pair: Arc::new(pair),
+            key: Arc::new(IssuerKey::new()),
         };
         let router = Router::new()
             .route("/.well-known/openid-configuration", get(discovery))
@@ -244,18 +238,11 @@ impl Issuer {
 
     fn token(&self) -> String {
         let now = now_ms() / 1000;
-        let header = json!({ "alg": "ES256", "kid": "k", "typ": "JWT" });
+        let header = json!({ "alg": "ES256", "kid": IssuerKey::KID, "typ": "JWT" });
         let claims = json!({
             "iss": self.url, "aud": "bench", "sub": "a-client", "scope": "events", "iat": now, "exp": now + 3600,
         });
-        let [header, claims] =
-            [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));
-        let content = format!("{header}.{claims}");
-        let signed = self.pair.sign(&SystemRandom::new(), content.as_bytes());
-        format!(
-            "{content}.{}",
-            URL_SAFE_NO_PAD.encode(signed.expect("signed"))
-        )
+        self.key.token(&header, &claims)
     }
 }
 
@@ -265,9 +252,5 @@ async fn discovery(State(issuer): State<Issuer>) -> Json<Value> {
 }
 
 async fn keys(State(issuer): State<Issuer>) -> Json<Value> {
-    let point = issuer.pair.public_key().as_ref();
-    let [x, y] = [&point[1..33], &point[33..]].map(|part| URL_SAFE_NO_PAD.encode(part));
-    Json(
-        json!({ "keys": [{ "kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256", "kid": "k", "x": x, "y": y }] }),
-    )
+    Json(issuer.key.published())
 }

@@ -14,11 +14,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use oncue_proto::event::now_ms;
 use oncue_tests::cluster::Cluster;
+use oncue_tests::issuer::IssuerKey;
 use parking_lot::Mutex;
 use reqwest::{Client, Response, Url, redirect};
 use ring::digest;
-use ring::rand::SystemRandom;
-use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING as METHOD, EcdsaKeyPair, KeyPair as _};
 use serde_json::{Value, json};
 
 use super::{Console, TOKEN};
@@ -30,7 +29,7 @@ const SECRET: &str = "not a/secret";
 #[derive(Clone)]
 struct Issuer {
     url: String,
-    pair: Arc<EcdsaKeyPair>,
+    key: Arc<IssuerKey>,
     login: Arc<Mutex<Login>>,
 }
 
@@ -50,14 +49,11 @@ struct Login {
 
 impl Issuer {
     async fn start() -> Self {
-        let random = SystemRandom::new();
-        let made = EcdsaKeyPair::generate_pkcs8(&METHOD, &random).expect("a key");
-        let pair = EcdsaKeyPair::from_pkcs8(&METHOD, made.as_ref(), &random).expect("a key");
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
         let listener = listener.expect("a port");
         let issuer = Self {
             url: format!("http://{}", listener.local_addr().expect("an address")),
-            pair: Arc::new(pair),
+            key: Arc::new(IssuerKey::new()),
             login: Arc::default(),
         };
         let router = Router::new()
@@ -68,16 +64,6 @@ impl Issuer {
             .with_state(issuer.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
         issuer
-    }
-
-    fn token(&self, header: &Value, claims: &Value) -> String {
-        let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
-        let content = format!("{}.{}", part(header), part(claims));
-        let signed = self.pair.sign(&SystemRandom::new(), content.as_bytes());
-        format!(
-            "{content}.{}",
-            URL_SAFE_NO_PAD.encode(signed.expect("signed"))
-        )
     }
 }
 
@@ -94,11 +80,7 @@ async fn discovery(State(issuer): State<Issuer>) -> Json<Value> {
 }
 
 async fn keys(State(issuer): State<Issuer>) -> Json<Value> {
-    let point = issuer.pair.public_key().as_ref();
-    let [x, y] = [&point[1..33], &point[33..]].map(|part| URL_SAFE_NO_PAD.encode(part));
-    Json(
-        json!({ "keys": [{ "kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256", "kid": "k", "x": x, "y": y }] }),
-    )
+    Json(issuer.key.published())
 }
 
 async fn token(
@@ -129,7 +111,7 @@ async fn token(
     }
     let header = json!({ "alg": "ES256", "kid": "k" });
     let header = login.header.as_ref().unwrap_or(&header);
-    let id_token = issuer.token(header, &login.claims);
+    let id_token = issuer.key.token(header, &login.claims);
     let answer = json!({ "id_token": id_token, "access_token": "opens", "token_type": "Bearer" });
     (StatusCode::OK, Json(answer))
 }
