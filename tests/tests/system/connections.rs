@@ -3,11 +3,12 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use nkeys::KeyPair;
-use oncue_tests::cluster::{Cluster, QUICK_REDELIVERY, Servers, free_port, until};
+use oncue_tests::cluster::{Cluster, QUICK_REDELIVERY, Servers, free_port, until, wait_for_port};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair as TlsKey,
 };
@@ -174,6 +175,8 @@ async fn certificates_of_an_own_authority_open_the_servers_both_ways() {
         }
     }
     works(&cluster, "/3").await;
+    backup_goes_over_tls(&cluster);
+    works_behind_sentinels(&mut cluster, &ours, tls_port).await;
     // The same as settings of the file, whose paths are those beside it.
     let settings = format!(
         "{}[nats]\nurl = \"{nats}\"\n[nats.tls]\nca = \"ca.pem\"\ncertificate = \"client.pem\"\nkey = \"client.key\"\n\
@@ -190,6 +193,78 @@ async fn certificates_of_an_own_authority_open_the_servers_both_ways() {
         }
     }
     works(&cluster, "/4").await;
+}
+
+/// A backup reads Redis by a connection of its own, which is encrypted as all others are.
+fn backup_goes_over_tls(cluster: &Cluster) {
+    let dir = cluster.dir.join("backup").display().to_string();
+    let taken = cluster.output("oncue", &["backup", &dir]);
+    assert!(taken.status.success(), "{taken:?}");
+    let before = cluster.output("oncue", &["state", "get", "pages", "/3", "--json"]);
+    let back = cluster.output("oncue", &["restore", &dir, "--replace", "--yes"]);
+    assert!(back.status.success(), "{back:?}");
+    let after = cluster.output("oncue", &["state", "get", "pages", "/3", "--json"]);
+    assert!(before.status.success(), "{before:?}");
+    assert_eq!(after.stdout, before.stdout);
+}
+
+/// A sentinel that speaks TLS alone, as its servers do, and knows the program by a password in a file, which is replaced.
+async fn works_behind_sentinels(cluster: &mut Cluster, ours: &Authority, redis: u16) {
+    let port = free_port();
+    let folder = cluster.dir.join("sentinel");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let file = folder.join("sentinel.conf");
+    let text = format!(
+        "port 0\nbind 127.0.0.1\ntls-port {port}\ntls-replication yes\ndir {}\ntls-cert-file {}\ntls-key-file {}\n\
+         tls-ca-cert-file {}\nsentinel monitor main 127.0.0.1 {redis} 1\nuser default off\n\
+         user us on >hunter4 -@all +sentinel|get-master-addr-by-name +acl|setuser\n",
+        folder.display(),
+        ours.file("server.pem"),
+        ours.file("server.key"),
+        ours.file("ca.pem"),
+    );
+    std::fs::write(&file, text).expect("its configuration");
+    let args = [&file.display().to_string(), "--sentinel"];
+    let _sentinel = cluster.spawn_program("sentinel", "redis-server".as_ref(), &args);
+    wait_for_port(port).await;
+    let url = format!("127.0.0.1:{port}/main?sentinel_user=us");
+    cluster.set("ONCUE_REDIS_URL", &format!("redis+sentinel://{url}"));
+    is_refused(cluster, "cannot reach Redis").await;
+    cluster.set("ONCUE_REDIS_URL", &format!("rediss+sentinel://{url}"));
+    is_refused(cluster, "NOAUTH").await;
+    let password = folder.join("password");
+    cluster.set(
+        "ONCUE_REDIS_SENTINEL_PASSWORD_FILE",
+        &password.display().to_string(),
+    );
+    is_refused(cluster, &password.display().to_string()).await;
+    std::fs::write(&password, "hunter4\n").expect("written");
+    works(cluster, "/5").await;
+
+    let of_us = ["--no-auth-warning", "--user", "us", "--pass", "hunter4"];
+    let replace = ["ACL", "SETUSER", "us", "resetpass", ">hunter5"];
+    let replaced = redis_cli(ours, port, &[&of_us[..], &replace].concat());
+    assert_eq!(replaced, "OK");
+    std::fs::write(&password, "hunter5\n").expect("written");
+    works(cluster, "/6").await;
+    for name in ["ONCUE_REDIS_SENTINEL_PASSWORD_FILE", "ONCUE_REDIS_URL"] {
+        cluster.unset(name);
+    }
+}
+
+/// Answer of a server with TLS to a command.
+fn redis_cli(ours: &Authority, port: u16, args: &[&str]) -> String {
+    let mut command = Command::new("redis-cli");
+    command.args(["-p", &port.to_string(), "--tls"]);
+    for (option, file) in [
+        ("cacert", "ca.pem"),
+        ("cert", "client.pem"),
+        ("key", "client.key"),
+    ] {
+        command.arg(format!("--{option}")).arg(ours.file(file));
+    }
+    let said = command.args(args).output().expect("redis-cli");
+    String::from_utf8_lossy(&said.stdout).trim().to_owned()
 }
 
 /// A JWT as nats-server takes it [NATS ADR-14].

@@ -1,21 +1,24 @@
 //! The profile `ha` with its locks: three nats-servers, two redis-servers and three sentinels, from the files in `deploy/ha` and
-//! what `oncue rights --write --replicas` makes for them.
+//! what `oncue rights --write --replicas` makes for them; in the clear, and encrypted.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use oncue_core::bus::Bus;
+use oncue_core::config::NatsServer;
 use oncue_tests::cluster::replicas::ha_file;
-use oncue_tests::cluster::{
-    Cluster, Process, QUICK_REDELIVERY, free_port, in_repository, until, wait_for_port,
-};
+use oncue_tests::cluster::{Cluster, Process, QUICK_REDELIVERY, free_port, until, wait_for_port};
 
-use crate::locks::{Raw, part};
+use crate::connections::Authority;
+use crate::locks::part;
 
 const VIEWS: usize = 60;
 
 /// Servers of the profile, each on ports of its own.
 struct Servers {
     dir: PathBuf,
+    /// Who has signed their certificates, where they are encrypted.
+    authority: Option<Authority>,
     nats: [u16; 3],
     routes: [u16; 3],
     redis: [u16; 2],
@@ -24,9 +27,10 @@ struct Servers {
 }
 
 impl Servers {
-    fn new(dir: &Path) -> Self {
+    fn new(dir: &Path, authority: Option<Authority>) -> Self {
         Self {
             dir: dir.to_owned(),
+            authority,
             nats: [(); 3].map(|()| free_port()),
             routes: [(); 3].map(|()| free_port()),
             redis: [(); 2].map(|()| free_port()),
@@ -40,12 +44,45 @@ impl Servers {
     }
 
     fn urls(&self) -> (String, String) {
-        let nats = self.nats.map(|port| format!("nats://127.0.0.1:{port}"));
+        let (nats, redis) = match self.authority {
+            Some(_) => ("tls", "rediss"),
+            None => ("nats", "redis"),
+        };
+        let nats = self.nats.map(|port| format!("{nats}://127.0.0.1:{port}"));
         let sentinels = self.sentinels.map(|port| format!("127.0.0.1:{port}"));
         (
             nats.join(","),
-            format!("redis+sentinel://{}/mymaster", sentinels.join(",")),
+            format!("{redis}+sentinel://{}/mymaster", sentinels.join(",")),
         )
+    }
+
+    /// Text of a file of the profile; settings that wait behind a `#` hold where servers are encrypted.
+    fn profile(&self, name: &str) -> String {
+        let text = std::fs::read_to_string(ha_file(&self.dir, name));
+        let text = text.expect("a file of the profile");
+        let Some(authority) = &self.authority else {
+            return text;
+        };
+        let lines = text.lines().map(|line| {
+            let setting = line.trim_start().strip_prefix('#');
+            setting
+                .filter(|it| it.starts_with(|c: char| c.is_ascii_lowercase()))
+                .unwrap_or(line)
+        });
+        let text = lines.collect::<Vec<_>>().join("\n");
+        ["server.pem", "server.key", "ca.pem"]
+            .iter()
+            .fold(text, |text, file| {
+                text.replace(&format!("/etc/oncue/tls/{file}"), &authority.file(file))
+            })
+    }
+
+    /// What makes a server of Redis listen at a port.
+    fn port_option(&self) -> &'static str {
+        match self.authority {
+            Some(_) => "--tls-port",
+            None => "--port",
+        }
     }
 
     async fn start(&mut self) {
@@ -75,9 +112,8 @@ impl Servers {
 
     fn nats(&self, node: usize) -> Process {
         let name = format!("nats-{node}");
-        let given = ha_file(&self.dir, "nats.conf");
-        let text = std::fs::read_to_string(&given).expect("the file of the profile");
-        let conf = given.with_file_name(format!("{name}.conf"));
+        let text = self.profile("nats.conf");
+        let conf = self.dir.join("ha").join(format!("{name}.conf"));
         let listen = format!("127.0.0.1:{}", self.routes[node]);
         std::fs::write(&conf, text.replace("0.0.0.0:6222", &listen)).expect("written");
         let mut command = Command::new("nats-server");
@@ -94,16 +130,13 @@ impl Servers {
         let name = format!("redis-{at}");
         let folder = self.dir.join(&name);
         std::fs::create_dir_all(&folder).expect("a folder");
+        let conf = folder.join("redis.conf");
+        std::fs::write(&conf, self.profile("redis.conf")).expect("written");
+        let port = self.redis[at].to_string();
         let mut command = Command::new("redis-server");
         command
-            .arg(ha_file(&self.dir, "redis.conf"))
-            .args([
-                "--bind",
-                "127.0.0.1",
-                "--port",
-                &self.redis[at].to_string(),
-                "--dir",
-            ])
+            .arg(conf)
+            .args(["--bind", "127.0.0.1", self.port_option(), &port, "--dir"])
             .arg(&folder)
             .args(["--repl-diskless-sync-delay", "0"]);
         if let Some(primary) = follows {
@@ -113,10 +146,9 @@ impl Servers {
     }
 
     fn sentinel(&self, port: u16) -> Process {
-        let text = std::fs::read_to_string(in_repository("deploy/ha/sentinel.conf"));
         let own = std::fs::read_to_string(self.keys().join("sentinel/sentinel.conf"));
-        let text = text
-            .expect("the file of the profile")
+        let text = self
+            .profile("sentinel.conf")
             .replace("port 26379", &format!("port {port}"))
             .replace("redis-1 6379", &format!("127.0.0.1 {}", self.redis[0]))
             .replace("mymaster 5000", "mymaster 1000")
@@ -140,27 +172,38 @@ impl Servers {
         let text = std::fs::read_to_string(self.keys().join(path)).expect(path);
         text.trim().to_owned()
     }
-}
 
-/// Answer of a server to a command, by a user.
-fn ask(port: u16, user: Option<(&str, &str)>, args: &[&str]) -> String {
-    let mut command = Command::new("redis-cli");
-    command.args(["-p", &port.to_string()]);
-    if let Some((name, password)) = user {
-        command.args(["--no-auth-warning", "--user", name, "--pass", password]);
+    /// Answer of a redis-server or a sentinel to a command, by a user.
+    fn ask(&self, port: u16, user: Option<(&str, &str)>, args: &[&str]) -> String {
+        let mut command = Command::new("redis-cli");
+        command.args(["-p", &port.to_string()]);
+        if let Some(authority) = &self.authority {
+            command.args(["--tls", "--cacert", &authority.file("ca.pem")]);
+        }
+        if let Some((name, password)) = user {
+            command.args(["--no-auth-warning", "--user", name, "--pass", password]);
+        }
+        let output = command.args(args).output().expect("redis-cli");
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
     }
-    let output = command.args(args).output().expect("redis-cli");
-    String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
-}
 
-async fn publish(port: u16, views: std::ops::Range<usize>) {
-    let mut anybody = Raw::connect(port, None).await;
-    for n in views {
-        let view = format!("{{\"page\":\"/{n}\",\"visitor\":\"v\"}}");
-        anybody.publish("web.page.viewed", "", &view).await;
+    /// Anybody publishes views, by one of the nats-servers.
+    async fn publish(&self, node: usize, views: std::ops::Range<usize>) {
+        let (urls, _) = self.urls();
+        let url = urls.split(',').nth(node).expect("a server");
+        let mut server = NatsServer::from(url);
+        server.tls.ca = self
+            .authority
+            .as_ref()
+            .map(|authority| authority.file("ca.pem").into());
+        let anybody = Bus::connect(server, "test").await.expect("let in");
+        for n in views {
+            let view = format!("{{\"page\":\"/{n}\",\"visitor\":\"v\"}}");
+            let sent = anybody.publish_plain("web.page.viewed".to_owned(), view.into());
+            sent.await.expect("published");
+        }
+        anybody.flush().await;
     }
-    let said = anybody.done().await;
-    assert!(!said.contains("-ERR"), "{said}");
 }
 
 async fn all_are_counted(cluster: &mut Cluster, keys: &Path, views: usize) {
@@ -179,6 +222,17 @@ async fn all_are_counted(cluster: &mut Cluster, keys: &Path, views: usize) {
 
 #[tokio::test]
 async fn servers_that_stand_in_for_each_other_are_locked_and_fail_over() {
+    fail_over(None).await;
+}
+
+#[tokio::test]
+async fn they_fail_over_encrypted_by_the_settings_that_the_profile_names() {
+    let authority = Authority::new("ha");
+    authority.sign("server");
+    fail_over(Some(authority)).await;
+}
+
+async fn fail_over(authority: Option<Authority>) {
     let streams = ["web", "dlq", "timer"]
         .map(|stream| format!("[streams.{stream}]\nreplicas = 3\nmax_bytes = \"64MB\"\n"));
     let app = format!(
@@ -186,7 +240,12 @@ async fn servers_that_stand_in_for_each_other_are_locked_and_fail_over() {
         streams.concat()
     );
     let mut cluster = Cluster::new(&app).await;
-    let mut servers = Servers::new(&cluster.dir);
+    if let Some(authority) = &authority {
+        for store in ["NATS", "REDIS"] {
+            cluster.set(&format!("ONCUE_{store}_CA"), &authority.file("ca.pem"));
+        }
+    }
+    let mut servers = Servers::new(&cluster.dir, authority);
     let (nats, redis) = servers.urls();
     cluster.set("ONCUE_NATS_URL", &nats);
     cluster.set("ONCUE_REDIS_URL", &redis);
@@ -202,7 +261,7 @@ async fn servers_that_stand_in_for_each_other_are_locked_and_fail_over() {
     .await;
     let worker = part(&mut cluster, &keys, "fn.count-views", "count-views", &[]);
     worker.wait_for_line("\"message\":\"ready\"").await;
-    publish(servers.nats[1], 0..VIEWS / 2).await;
+    servers.publish(1, 0..VIEWS / 2).await;
     all_are_counted(&mut cluster, &keys, VIEWS / 2).await;
     strangers_are_refused(&servers).await;
 
@@ -214,7 +273,8 @@ async fn servers_that_stand_in_for_each_other_are_locked_and_fail_over() {
     let second = servers.redis[1].to_string();
     until("sentinels name the other", async || {
         let asked = ["SENTINEL", "get-master-addr-by-name", "mymaster"];
-        ask(servers.sentinels[0], of_client, &asked)
+        servers
+            .ask(servers.sentinels[0], of_client, &asked)
             .contains(&second)
             .then_some(())
     })
@@ -222,17 +282,18 @@ async fn servers_that_stand_in_for_each_other_are_locked_and_fail_over() {
     servers.running[3] = servers.redis(0, None);
     // Whoever publishes without an ack needs a stream that has elected its leader.
     all_are_counted(&mut cluster, &keys, VIEWS / 2).await;
-    publish(servers.nats[2], VIEWS / 2..VIEWS).await;
+    servers.publish(2, VIEWS / 2..VIEWS).await;
     all_are_counted(&mut cluster, &keys, VIEWS).await;
     let operator = servers.secret("operator/operator.redis");
     until("the first follows", async || {
-        ask(
-            servers.redis[1],
-            Some(("app.operator", &operator)),
-            &["INFO", "replication"],
-        )
-        .contains("state=online")
-        .then_some(())
+        servers
+            .ask(
+                servers.redis[1],
+                Some(("app.operator", &operator)),
+                &["INFO", "replication"],
+            )
+            .contains("state=online")
+            .then_some(())
     })
     .await;
     let mut doctor = part(&mut cluster, &keys, "operator", "oncue", &["doctor"]);
@@ -245,7 +306,7 @@ async fn servers_that_stand_in_for_each_other_are_locked_and_fail_over() {
 /// Nobody gets in who has nothing to prove, and who is one of them does no more than that needs.
 async fn strangers_are_refused(servers: &Servers) {
     let (sentinel, redis) = (servers.sentinels[0], servers.redis[1]);
-    let said = ask(sentinel, None, &["SENTINEL", "masters"]);
+    let said = servers.ask(sentinel, None, &["SENTINEL", "masters"]);
     assert!(said.contains("NOAUTH"), "{said}");
     let client = servers.secret("sentinel/clients.redis");
     let of_client = Some(("oncue", client.as_str()));
@@ -255,7 +316,7 @@ async fn strangers_are_refused(servers: &Servers) {
         &["SENTINEL", "MONITOR", "evil", "127.0.0.1", "1", "1"],
         &["SENTINEL", "CONFIG", "GET", "*"],
     ] {
-        let said = ask(sentinel, of_client, order);
+        let said = servers.ask(sentinel, of_client, order);
         assert!(said.contains("NOPERM"), "{order:?}: {said}");
     }
     let replica = servers.secret("replica/replica.redis");
@@ -267,17 +328,26 @@ async fn strangers_are_refused(servers: &Servers) {
             &["ACL", "LIST"],
             &["CONFIG", "GET", "*"],
         ] {
-            let said = ask(redis, Some(user), order);
+            let said = servers.ask(redis, Some(user), order);
             assert!(said.contains("NOPERM"), "{user:?} {order:?}: {said}");
         }
     }
-    let said = ask(redis, None, &["PSYNC", "?", "-1"]);
+    let said = servers.ask(redis, None, &["PSYNC", "?", "-1"]);
     assert!(said.contains("NOAUTH"), "{said}");
-    // A server that proves nothing is no part of the cluster.
+    // A server that proves nothing is no part of the cluster, whatever certificate it has.
     let conf = servers.dir.join("stranger.conf");
+    let tls = servers.authority.as_ref().map(|authority| {
+        format!(
+            "tls {{ cert_file: {:?}, key_file: {:?}, ca_file: {:?} }}",
+            authority.file("server.pem"),
+            authority.file("server.key"),
+            authority.file("ca.pem")
+        )
+    });
     let text = format!(
-        "jetstream {{}}\ncluster {{ name: oncue, routes: [\"nats://127.0.0.1:{}\"] }}\n",
-        servers.routes[0]
+        "jetstream {{}}\ncluster {{ name: oncue, routes: [\"nats://127.0.0.1:{}\"]\n{} }}\n",
+        servers.routes[0],
+        tls.unwrap_or_default()
     );
     std::fs::write(&conf, text).expect("written");
     let mut command = Command::new("nats-server");

@@ -205,6 +205,27 @@ async fn upkeep_that_drops_too_early_is_found_out() {
     assert!(commit_all(&store, &ids).await.contains(&Status::Applied));
 }
 
+/// However many buckets there are, a look of upkeep comes forward, and ends.
+#[tokio::test]
+async fn upkeep_of_many_buckets_comes_to_an_end() {
+    let cluster = Cluster::new("").await;
+    let store = cluster.any_store().await;
+    let redis = cluster.store().await;
+    commit(&store, alone(handled("one", "/"))).await;
+    for buckets in [1_000_000, 20_000_000, 60_000_000] {
+        let now = event::now_ms() / 1000;
+        let expires = head(&cluster)[4];
+        set_head(&cluster, [buckets, 16 * buckets, 0, now - 60, expires]);
+        redis.drop_expired_marks("suite").await.expect("upkeep");
+        let tended = head(&cluster)[3];
+        assert!(
+            tended + 2 >= now,
+            "{buckets} buckets: {} s behind",
+            now - tended
+        );
+    }
+}
+
 /// A redrive finds the mark of the dead letter whatever came between, and leaves one mark in its place.
 #[tokio::test]
 async fn a_redriven_event_has_one_mark() {

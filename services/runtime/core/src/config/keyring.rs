@@ -117,12 +117,14 @@ impl Config {
         if redis.password_file.is_none() && servers.redis.as_deref() == Some(redis.url.expose()) {
             redis.password_file = Some(file(folder, role, "redis"));
             redis.url = redis.url.of_user(&role.user(&self.app));
-            let password = std::fs::read_to_string(file(folder, role, "sentinel"));
-            if let Ok(password) = password
-                && redis.url.names_sentinels()
-                && !redis.url.expose().contains("sentinel_pass=")
+            let password = file(folder, role, "sentinel");
+            if redis.url.names_sentinels()
+                && redis.sentinel_password_file.is_none()
+                && !redis.url.expose().contains("sentinel_")
+                && password.exists()
             {
-                redis.url = redis.url.known_to_sentinels(password.trim());
+                redis.sentinel_password_file = Some(password);
+                redis.url = redis.url.known_to_sentinels();
             }
         }
     }
@@ -134,11 +136,11 @@ fn file(folder: &Path, role: &Role, kind: &str) -> PathBuf {
 }
 
 impl ServerUrl {
-    /// Sentinels of a URL that says nothing of them, for who has their password.
-    fn known_to_sentinels(&self, password: &str) -> Self {
+    /// Sentinels of a URL that says nothing of who asks them, for the user of all programs of Oncue.
+    fn known_to_sentinels(&self) -> Self {
         let url = self.expose();
         let sign = if url.contains('?') { '&' } else { '?' };
-        format!("{url}{sign}sentinel_user={SENTINEL_USER}&sentinel_pass={password}").into()
+        format!("{url}{sign}sentinel_user={SENTINEL_USER}").into()
     }
 
     /// Server of a URL that names no user, for this one.

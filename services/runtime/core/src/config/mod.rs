@@ -671,6 +671,10 @@ impl Config {
             ("ONCUE_NATS_CERTIFICATE", &mut nats.tls.certificate),
             ("ONCUE_NATS_KEY", &mut nats.tls.key),
             ("ONCUE_REDIS_PASSWORD_FILE", &mut redis.password_file),
+            (
+                "ONCUE_REDIS_SENTINEL_PASSWORD_FILE",
+                &mut redis.sentinel_password_file,
+            ),
             ("ONCUE_REDIS_CA", &mut redis.tls.ca),
             ("ONCUE_REDIS_CERTIFICATE", &mut redis.tls.certificate),
             ("ONCUE_REDIS_KEY", &mut redis.tls.key),

@@ -85,6 +85,8 @@ struct RedisSection {
     url: Option<ServerUrl>,
     /// See [`RedisServer::password_file`].
     password_file: Option<PathBuf>,
+    /// See [`RedisServer::sentinel_password_file`].
+    sentinel_password_file: Option<PathBuf>,
     /// See [`RedisServer::tls`].
     tls: Option<ClientTls>,
     /// See [`Config::keep_outputs`].
@@ -164,6 +166,8 @@ impl<'t> Reader<'t> {
                     let server = &mut config.redis;
                     server.url = redis.url.unwrap_or_else(|| server.url.clone());
                     server.password_file = redis.password_file.map(|file| self.beside(file));
+                    let sentinels = redis.sentinel_password_file;
+                    server.sentinel_password_file = sentinels.map(|file| self.beside(file));
                     server.tls = self.client_tls("redis", redis.tls, places.get("tls").cloned());
                     config.keep_outputs = redis.keep_outputs.unwrap_or(config.keep_outputs);
                 }

@@ -62,12 +62,16 @@ pub struct NatsServer {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RedisServer {
     /// `ONCUE_REDIS_URL`, or `[redis] url`; default `redis://127.0.0.1:6379`. Or sentinels, and the name of the primary they
-    /// watch: `redis+sentinel://HOST:26379,HOST:26379/NAME`.
+    /// watch: `redis+sentinel://HOST:26379,HOST:26379/NAME`, or `rediss+sentinel://` where both speak TLS.
     pub url: ServerUrl,
     /// `ONCUE_REDIS_PASSWORD_FILE`, or `[redis] password_file`: password of the URL's user, which then has none there. Read
     /// anew at each connection.
     pub password_file: Option<PathBuf>,
-    /// `ONCUE_REDIS_CA`, `ONCUE_REDIS_CERTIFICATE` and `ONCUE_REDIS_KEY`, or `[redis.tls]`; for `rediss://`.
+    /// `ONCUE_REDIS_SENTINEL_PASSWORD_FILE`, or `[redis] sentinel_password_file`: password of the URL's `sentinel_user` at
+    /// sentinels. Read anew each time they are asked.
+    pub sentinel_password_file: Option<PathBuf>,
+    /// `ONCUE_REDIS_CA`, `ONCUE_REDIS_CERTIFICATE` and `ONCUE_REDIS_KEY`, or `[redis.tls]`; for `rediss://` and
+    /// `rediss+sentinel://`.
     pub tls: ClientTls,
 }
 
@@ -96,6 +100,7 @@ impl<U: Into<ServerUrl>> From<U> for RedisServer {
         Self {
             url: url.into(),
             password_file: None,
+            sentinel_password_file: None,
             tls: ClientTls::default(),
         }
     }
@@ -134,6 +139,10 @@ impl RedisServer {
         let tls = &self.tls;
         let files = [
             ("ONCUE_REDIS_PASSWORD_FILE", &self.password_file),
+            (
+                "ONCUE_REDIS_SENTINEL_PASSWORD_FILE",
+                &self.sentinel_password_file,
+            ),
             ("ONCUE_REDIS_CA", &tls.ca),
             ("ONCUE_REDIS_CERTIFICATE", &tls.certificate),
             ("ONCUE_REDIS_KEY", &tls.key),

@@ -32,6 +32,7 @@ local MARK_DEAD = 'd'
 local MARK_HASH_FIRST = 2
 local MARK_HASH_LAST = 4
 local MARK_REDRIVE = 5
+local NO_HASH = '\0\0\0'
 
 -- Where marks stand. Those of a function are one hash, whatever the ids say. Its fields are buckets, numbered from 0 in four
 -- bytes. A bucket is a string of marks one behind the other, for each the slot in which it expires and its entry: the first
@@ -241,8 +242,11 @@ end
 local function seen_status(mark, group, own)
   if string.sub(mark, MARK_STATE, MARK_STATE) == MARK_DEAD then
     -- A dead letter stays dead, unless an operator has redriven it since.
-    if group.redrive <= struct.unpack('>I4', mark, MARK_REDRIVE) then return 'dead' end
-    return nil
+    if group.redrive > struct.unpack('>I4', mark, MARK_REDRIVE) then return nil end
+    -- One that a recovery has marked again says nothing of the payload.
+    local is_known = payload_hash(mark) ~= NO_HASH
+    if is_known and payload_hash(mark) ~= payload_hash(own) and group.kind ~= 'd' then return 'id_reuse' end
+    return 'dead'
   end
   if payload_hash(mark) ~= payload_hash(own) and group.kind ~= 'd' then return 'id_reuse' end
   return 'duplicate'
@@ -582,14 +586,15 @@ local function without_expired(text, now)
 end
 
 -- Upkeep: visits buckets that have not been visited for a round, and drops the marks in them that have expired.
--- KEYS: the marks of a function. ARGV: how many buckets at most.
+-- KEYS: the marks of a function. ARGV: how many buckets at most, unless more than that are due within two seconds.
 -- Reply: how many more are due.
 local function tend(KEYS, ARGV)
   local now = tonumber(redis.call('TIME')[1])
   open_marks(KEYS[1])
   if not marks.tended then return 0 end
   local due = math.min(marks.buckets, math.floor(marks.buckets * (now - marks.tended) / ROUND))
-  local visits, buckets = math.min(due, tonumber(ARGV[1])), {}
+  -- At least those of two seconds: by less, the whole second at which upkeep goes on would not move.
+  local visits, buckets = math.min(due, math.max(tonumber(ARGV[1]), math.ceil(2 * marks.buckets / ROUND))), {}
   if visits < 1 then return 0 end
   for i = 1, visits do buckets[i] = struct.pack('>I4', (marks.hand + i) % marks.buckets) end
   read_buckets(buckets)

@@ -5,7 +5,7 @@ use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use oncue_proto::event;
+use oncue_proto::event::{self, PARTITIONS};
 
 use super::mark::{Mark, OutboxName, OutboxTag};
 use super::name_of;
@@ -129,15 +129,17 @@ impl Keys {
         self.of(format_args!("d:{function}"))
     }
 
-    /// Count of the runs of an event; each redrive counts anew.
+    /// Count of the runs of an event; each redrive counts anew. Its place hangs on the id alone: a program that cannot read the
+    /// event does not know its key.
     pub fn runs(&self, mark: &Mark) -> String {
+        let partition = u32::from(mark.id[0]) % PARTITIONS;
         let id = URL_SAFE_NO_PAD.encode(mark.id);
         let function = &mark.function;
         if mark.redrive == 0 {
-            self.in_partition(mark.partition, format_args!("r:{function}:{id}"))
+            self.in_partition(partition, format_args!("r:{function}:{id}"))
         } else {
             let redrive = mark.redrive;
-            self.in_partition(mark.partition, format_args!("r:{function}:{id}.{redrive}"))
+            self.in_partition(partition, format_args!("r:{function}:{id}.{redrive}"))
         }
     }
 

@@ -197,9 +197,14 @@ impl Store {
         let RedisServer {
             url,
             password_file,
+            sentinel_password_file,
             tls,
         } = server.into();
-        let login = Login { password_file, tls };
+        let login = Login {
+            password_file,
+            sentinel_password_file,
+            tls,
+        };
         let opened = Box::pin(Connection::open(place(&url)?, login)).await;
         let connection =
             opened.map_err(|e| StoreError::refused(format!("cannot reach Redis at {url}: {e}")))?;
@@ -466,12 +471,18 @@ impl Store {
     pub async fn drop_expired_marks(&self, function: &str) -> Result<(), StoreError> {
         /// Buckets in a call.
         const AT_ONCE: u32 = 500;
+        /// Calls for one look: the next look goes on where this one ends.
+        const CALLS: usize = 1000;
         let mut call = cmd("FCALL");
         call.arg(self.function.replace("commit", "tend"))
             .arg(1)
             .arg(self.keys.marks(function))
             .arg(AT_ONCE);
-        while call.query_async::<u64>(&mut self.connection()).await? > 0 {}
+        for _ in 0..CALLS {
+            if call.query_async::<u64>(&mut self.connection()).await? == 0 {
+                break;
+            }
+        }
         Ok(())
     }
 
@@ -595,9 +606,11 @@ impl Store {
         let record = counts.pop().unwrap_or(Value::Nil);
         let record = redis::from_redis_value(record).map_err(RedisError::from)?;
         self.check_record(&first.function, looked, record).await?;
-        let counts = counts.into_iter().map(redis::from_redis_value);
-        let counts: Result<_, _> = counts.collect();
-        Ok(counts.map_err(RedisError::from)?)
+        // Several copies of an event that never came to run have each taken one back.
+        let counts = counts.into_iter().map(redis::from_redis_value::<i64>);
+        let counts: Result<Vec<_>, _> = counts.collect();
+        let counts = counts.map_err(RedisError::from)?.into_iter();
+        Ok(counts.map(|count| count.max(0) as u32).collect())
     }
 
     /// Takes back one run that was nobody's failure: it lost every race for its row, or never came to run. Of an event that

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::{ConnectionInfo, ErrorKind, RedisError, cmd};
+use rustls::ClientConfig;
 
 use super::login::Login;
 use super::sentinel::{SentinelAnswer, Sentinels, is_primary};
@@ -86,6 +87,11 @@ impl Connection {
     /// All it takes to connect to that server once more.
     pub fn server(&self) -> ConnectionInfo {
         self.line.lock().info.clone()
+    }
+
+    /// TLS of a connection to that server which the client library does not make.
+    pub fn tls(&self) -> Result<Arc<ClientConfig>, RedisError> {
+        self.login.tls()
     }
 
     /// Sentinels, where they are asked.

@@ -16,16 +16,16 @@ use super::login::Login;
 
 /// Port of a sentinel that is named without one.
 const DEFAULT_PORT: &str = "26379";
-/// Scheme of a URL that names sentinels.
-const SCHEME: &str = "redis+sentinel://";
-/// Scheme of one that would need TLS, which sentinels are not asked with.
-const TLS_SCHEME: &str = "rediss+sentinel://";
+/// Behind the scheme of the servers in a URL that names sentinels.
+const SCHEME_SUFFIX: &str = "+sentinel";
 /// Longest wait for a sentinel, or for the server that it names.
 const SENTINEL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Sentinels, and what a connection to the primary they know needs.
 #[derive(Debug, Clone)]
 pub(super) struct Sentinels {
+    /// Scheme of all servers, `redis` or `rediss`.
+    scheme: String,
     /// URL of each, with the credentials of sentinels.
     urls: Vec<String>,
     /// Name of the primary among them.
@@ -46,18 +46,15 @@ pub struct SentinelAnswer {
 }
 
 impl Sentinels {
-    /// Reads `redis+sentinel://[USER:PASSWORD@]HOST[:PORT],.../NAME[/DB][?sentinel_user=U&sentinel_pass=P]`; `None` for any
-    /// other URL. No error quotes the URL, which may hold passwords.
+    /// Reads `redis+sentinel://[USER:PASSWORD@]HOST[:PORT],.../NAME[/DB][?sentinel_user=U&sentinel_pass=P]`, or
+    /// `rediss+sentinel://...` for sentinels and servers with TLS; `None` for any other URL. No error quotes the URL, which may
+    /// hold passwords.
     pub fn of_url(url: &str) -> Option<Result<Self, String>> {
-        if url.starts_with(TLS_SCHEME) {
-            return Some(Err(
-                "sentinels are asked without TLS; use redis+sentinel://".to_owned(),
-            ));
-        }
-        Some(Self::read(url.strip_prefix(SCHEME)?))
+        let (scheme, rest) = url.split_once("://")?;
+        Some(Self::read(scheme.strip_suffix(SCHEME_SUFFIX)?, rest))
     }
 
-    fn read(rest: &str) -> Result<Self, String> {
+    fn read(scheme: &str, rest: &str) -> Result<Self, String> {
         let (address, parameters) = rest.split_once('?').unwrap_or((rest, ""));
         let (login, address) = match address.rsplit_once('@') {
             Some((login, address)) => (format!("{login}@"), address),
@@ -91,10 +88,11 @@ impl Sentinels {
                 }
             }
         }
-        let sentinel_login = if password.is_empty() {
-            String::new()
-        } else {
-            format!("{user}:{password}@")
+        let sentinel_login = match (user, password) {
+            ("", "") => String::new(),
+            // The password is in a file.
+            (user, "") => format!("{user}@"),
+            (user, password) => format!("{user}:{password}@"),
         };
         let hosts: Vec<&str> = hosts.split(',').map(str::trim).collect();
         if hosts.iter().any(|host| host.is_empty()) {
@@ -106,7 +104,7 @@ impl Sentinels {
             } else {
                 format!(":{DEFAULT_PORT}")
             };
-            format!("redis://{sentinel_login}{host}{port}")
+            format!("{scheme}://{sentinel_login}{host}{port}")
         });
         let parameters = if kept.is_empty() {
             String::new()
@@ -114,6 +112,7 @@ impl Sentinels {
             format!("?{}", kept.join("&"))
         };
         let read = Self {
+            scheme: scheme.to_owned(),
             urls: urls.collect(),
             name: name.to_owned(),
             login,
@@ -140,7 +139,8 @@ impl Sentinels {
         } else {
             host.to_owned()
         };
-        format!("redis://{}{host}:{port}{}", self.login, self.rest)
+        let scheme = &self.scheme;
+        format!("{scheme}://{}{host}:{port}{}", self.login, self.rest)
     }
 
     /// The primary, of the first sentinel that names a server which says so itself.
@@ -179,7 +179,7 @@ impl Sentinels {
 
     /// The primary by one sentinel, once that has said itself that it is one: around a failover a sentinel may be late.
     async fn ask(&self, url: &str, login: &Login) -> Result<ConnectionInfo, RedisError> {
-        let sentinel = Client::open(url)?;
+        let sentinel = login.sentinel(url.into_connection_info()?)?;
         let told: Option<(String, String)> = cmd("SENTINEL")
             .arg("get-master-addr-by-name")
             .arg(&self.name)
@@ -270,6 +270,9 @@ mod tests {
         let plain = read("redis+sentinel://a/main").expect("read");
         assert_eq!(plain.urls, ["redis://a:26379"]);
         assert_eq!(plain.url_of("h", "7"), "redis://h:7/0");
+        let encrypted = read("rediss+sentinel://me@a/main?sentinel_user=s").expect("read");
+        assert_eq!(encrypted.urls, ["rediss://s@a:26379"]);
+        assert_eq!(encrypted.url_of("h", "7"), "rediss://me@h:7/0");
         assert!(Sentinels::of_url("redis://a/main").is_none());
     }
 
@@ -284,7 +287,7 @@ mod tests {
             ("redis+sentinel://:s3cret@a,/m", "no host"),
             ("redis+sentinel://a/m?pass=s3cret", "sentinel_pass"),
             ("redis+sentinel://:s3cret@a:x/m", ""),
-            ("rediss+sentinel://:s3cret@a/m", "TLS"),
+            ("http+sentinel://:s3cret@a/m", ""),
         ] {
             let said = read(url).expect_err(url);
             assert!(

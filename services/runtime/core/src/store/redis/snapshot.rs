@@ -5,10 +5,13 @@ use std::collections::BTreeMap;
 use std::io::{self, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::Duration;
 
 use oncue_proto::oncue::v1::BackupEntry;
 use redis::{ConnectionAddr, ConnectionInfo, cmd};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use super::Store;
 use crate::store::rdb::Snapshot;
@@ -69,12 +72,16 @@ impl Store {
         mut keep: impl FnMut(BackupEntry) -> io::Result<()> + Send + 'static,
     ) -> Result<SnapshotTaken, StoreError> {
         let info = self.connection.server();
+        let tls = match info.addr() {
+            ConnectionAddr::TcpTls { .. } => Some(self.connection.tls()?),
+            _ => None,
+        };
         let prefix = self.keys.of("");
         let proof = self.keys.of(PROOF).into_bytes();
         let id = id.as_bytes().to_vec();
         let taken = tokio::task::spawn_blocking(move || -> io::Result<SnapshotTaken> {
             let database = info.redis_settings().db() as u64;
-            let mut snapshot = Snapshot::new(replicate(&info)?, database)?;
+            let mut snapshot = Snapshot::new(replicate(&info, tls)?, database)?;
             let mut taken = SnapshotTaken::default();
             while let Some(entry) = snapshot.next(prefix.as_bytes())? {
                 if entry.key == proof {
@@ -178,19 +185,20 @@ trait ReplicaLine: Read + Write + Send {}
 impl<T: Read + Write + Send> ReplicaLine for T {}
 
 /// Asks as a replica does; returns the snapshot behind the answer.
-fn replicate(info: &ConnectionInfo) -> io::Result<impl Read> {
-    let line: Box<dyn ReplicaLine> = match info.addr() {
-        ConnectionAddr::Tcp(host, port) => {
-            let stream = TcpStream::connect((host.as_str(), *port))?;
-            stream.set_read_timeout(Some(SILENCE))?;
-            Box::new(stream)
+fn replicate(info: &ConnectionInfo, tls: Option<Arc<ClientConfig>>) -> io::Result<impl Read> {
+    let line: Box<dyn ReplicaLine> = match (info.addr(), tls) {
+        (ConnectionAddr::Tcp(host, port), _) => Box::new(connect(host, *port)?),
+        (ConnectionAddr::TcpTls { host, port, .. }, Some(tls)) => {
+            let name = ServerName::try_from(host.clone()).map_err(io::Error::other)?;
+            let session = ClientConnection::new(tls, name).map_err(io::Error::other)?;
+            Box::new(StreamOwned::new(session, connect(host, *port)?))
         }
-        ConnectionAddr::Unix(path) => {
+        (ConnectionAddr::Unix(path), _) => {
             let stream = UnixStream::connect(path)?;
             stream.set_read_timeout(Some(SILENCE))?;
             Box::new(stream)
         }
-        other => return Err(io::Error::other(format!("no snapshot over {other}"))),
+        (other, _) => return Err(io::Error::other(format!("no snapshot over {other}"))),
     };
     let mut line = BufReader::with_capacity(1 << 16, line);
     let settings = info.redis_settings();
@@ -208,6 +216,12 @@ fn replicate(info: &ConnectionInfo) -> io::Result<impl Read> {
         .and_then(|length| length.parse().ok())
         .ok_or_else(|| io::Error::other(format!("Redis answers {length:?} to SYNC")))?;
     Ok(line.take(length))
+}
+
+fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect((host, port))?;
+    stream.set_read_timeout(Some(SILENCE))?;
+    Ok(stream)
 }
 
 /// Next line that says something.
