@@ -214,7 +214,8 @@ fn check_integers(message: &MessageDescriptor, json: &[u8]) -> Result<(), String
     let is_long = json.iter().any(|byte| {
         digits = match byte {
             b'0'..=b'9' => digits + 1,
-            // An exponent makes a long number of a short one.
+            // A fraction may be behind more than a float holds, and an exponent makes a long number of a short one.
+            b'.' if digits >= EXACT_DIGITS => LONG_NUMBER,
             b'e' | b'E' if digits > 0 => LONG_NUMBER,
             _ => 0,
         };
@@ -227,8 +228,18 @@ fn check_integers(message: &MessageDescriptor, json: &[u8]) -> Result<(), String
     serde_json::from_slice(json).map_or(Ok(()), |value| check_integers_of(message, &value))
 }
 
+/// Messages that stand for an integer which may be left out.
+const WRAPPERS: [&str; 4] = [
+    "google.protobuf.Int32Value",
+    "google.protobuf.Int64Value",
+    "google.protobuf.UInt32Value",
+    "google.protobuf.UInt64Value",
+];
+
 /// Digits from which a number may be more than 64 bits hold.
 const LONG_NUMBER: u32 = 19;
+/// Digits from which a float may not hold a number to its last one.
+const EXACT_DIGITS: u32 = 16;
 
 /// [`check_integers`] of a message that was read.
 fn check_integers_of(message: &MessageDescriptor, value: &serde_json::Value) -> Result<(), String> {
@@ -245,23 +256,37 @@ fn check_integers_of(message: &MessageDescriptor, value: &serde_json::Value) -> 
             other => vec![other],
         };
         for value in values {
-            match field.kind() {
-                Kind::Message(inner) if !field.is_map() => check_integers_of(&inner, value)?,
-                Kind::Int32
-                | Kind::Int64
-                | Kind::Uint32
-                | Kind::Uint64
-                | Kind::Sint32
-                | Kind::Sint64
-                | Kind::Fixed32
-                | Kind::Fixed64
-                | Kind::Sfixed32
-                | Kind::Sfixed64 => check_integer(name, value)?,
-                _ => {}
-            }
+            check_integers_in(&field.kind(), name, value)?;
         }
     }
     Ok(())
+}
+
+/// [`check_integers`] of one value of a field.
+fn check_integers_in(kind: &Kind, name: &str, value: &serde_json::Value) -> Result<(), String> {
+    match kind {
+        Kind::Message(entry) if entry.is_map_entry() => {
+            let kind = entry.map_entry_value_field().kind();
+            let mut values = value.as_object().into_iter().flatten();
+            values.try_for_each(|(_, value)| check_integers_in(&kind, name, value))
+        }
+        // As JSON has it, the value alone.
+        Kind::Message(wrapper) if WRAPPERS.contains(&wrapper.full_name()) => {
+            check_integer(name, value)
+        }
+        Kind::Message(inner) => check_integers_of(inner, value),
+        Kind::Int32
+        | Kind::Int64
+        | Kind::Uint32
+        | Kind::Uint64
+        | Kind::Sint32
+        | Kind::Sint64
+        | Kind::Fixed32
+        | Kind::Fixed64
+        | Kind::Sfixed32
+        | Kind::Sfixed64 => check_integer(name, value),
+        _ => Ok(()),
+    }
 }
 
 /// Refuses a number, or the text of one, that is no integer of 64 bits.

@@ -34,6 +34,8 @@ message OrderPlaced {
   repeated uint32 parts = 15;
   Money total = 16;
   map<string, string> labels = 17;
+  map<string, int64> stock = 18;
+  google.protobuf.Int64Value credit = 19;
 }
 "#;
 
@@ -94,6 +96,30 @@ fn a_text_is_read_as_the_contract_has_it() {
         let payload = Value::Object(event).to_string();
         let read = order.to_protobuf(Format::Json, payload.as_bytes());
         assert!(read.is_ok(), "{payload}: {read:?}");
+    }
+}
+
+#[test]
+fn an_integer_that_no_field_can_hold_is_refused_wherever_it_stands() {
+    let order = order();
+    for (integer, fits) in [
+        ("9223372036854775807", true),
+        ("9007199254740991.0", true),
+        ("9223372036854775808.0", false),
+        ("-9223372036854775809", false),
+        ("9007199254740993.0", false),
+        ("1e30", false),
+    ] {
+        for field in [
+            format!(r#""balance":{integer}"#),
+            format!(r#""stock":{{"a":1,"b":{integer}}}"#),
+            format!(r#""credit":{integer}"#),
+            format!(r#""total":{{"cents":{integer}}}"#),
+        ] {
+            let payload = format!(r#"{{"order":"1",{field}}}"#);
+            let read = order.to_protobuf(Format::Json, payload.as_bytes());
+            assert_eq!(read.is_ok(), fits, "{payload}: {read:?}");
+        }
     }
 }
 

@@ -356,7 +356,16 @@ async fn outputs_that_wait_are_seen() {
 /// An id that a client has used before is not taken for that of an output: nobody outside can know it.
 #[tokio::test]
 async fn an_output_cannot_be_forged_away() {
-    let (cluster, bus, _worker) = misbehaving("").await;
+    forge("").await;
+}
+
+#[tokio::test]
+async fn an_output_of_a_batch_cannot_be_forged_away() {
+    forge("[nats]\nbatch_publish = true\n").await;
+}
+
+async fn forge(config: &str) {
+    let (cluster, bus, _worker) = misbehaving(config).await;
     // The ids that outputs had while they were a plain hash of what a client knows.
     let forged = |index: u64| {
         let hash = oncue_proto::event::hash(&[b"chosen", b"misbehave", &index.to_be_bytes()]);

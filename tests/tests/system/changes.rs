@@ -72,6 +72,13 @@ impl Answer {
     }
 }
 
+impl Answer {
+    #[track_caller]
+    fn lacks(&self, words: &str) {
+        assert!(!self.text.contains(words), "{}", self.text);
+    }
+}
+
 fn version<'c>(cluster: &'c Cluster, change: &'static str) -> Version<'c> {
     Version { cluster, change }
 }
@@ -176,6 +183,9 @@ async fn a_trigger_changes_once_nothing_of_the_old_one_waits() {
         .says(0, &[]);
     all_counted(&cluster, &store, 13).await;
     worker.stop().await;
+    // What was nobody's has no mark, which is no loss.
+    first.start().await.stop().await;
+    first.oncue(&["doctor"]).lacks("went back in time");
 }
 
 /// The broken twin: with the consumer given its new trigger past `oncue apply`, what waited is passed over, and missed.

@@ -325,6 +325,20 @@ async fn copies_count_once_however_they_come() {
     .await
     .expect("taken");
     assert_eq!(dead_letters(&cluster, &bus, 1).await[0].reason, "id_reuse");
+    // Each further one is told of as well, and so is one under the id of an event that was set aside.
+    let dead = [("ce-id", "dead"), ("ce-time", &*time)];
+    for (headers, payload) in [
+        (&forged, r#"{"page":"/c","visitor":"third"}"#),
+        (&dead, r#"{"page":"/d","referrer":"reject"}"#),
+        (&dead, r#"{"page":"/d","referrer":""}"#),
+    ] {
+        let event = envelope("web.page.viewed", headers, payload);
+        bus.publish(&event).await.expect("taken");
+        cluster.drained(&bus, "web", "misbehave").await;
+    }
+    let letters = dead_letters(&cluster, &bus, 4).await;
+    let reasons: Vec<&str> = letters.iter().map(|letter| &*letter.reason).collect();
+    assert_eq!(reasons, ["id_reuse", "id_reuse", "rejected", "id_reuse"]);
 }
 
 #[tokio::test]

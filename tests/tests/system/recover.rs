@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::Duration;
 
 use oncue_core::bus::Bus;
 use oncue_core::store::Store;
@@ -331,6 +332,70 @@ async fn what_redis_lost_is_restored_from_the_streams_and_counts_once() {
     assert_eq!(code, 0, "once more, for nothing: {err}");
     loss.start_again().await;
     assert_eq!(loss.effects().await, EVENTS);
+}
+
+/// Waits until each page is counted, and none twice.
+async fn counted(cluster: &Cluster, pages: &[String]) {
+    let store = cluster.store().await;
+    for page in pages {
+        until("it is counted", async || {
+            let count = cluster.field(&store, "tallies", page, "count").await;
+            assert!(count.is_empty() || count == "1", "{page}: {count}");
+            (count == "1").then_some(())
+        })
+        .await;
+    }
+}
+
+/// One event that fails again and again holds the ack floor back; what was acked beyond it is lost with Redis all the same.
+#[tokio::test]
+async fn what_was_acked_beyond_an_event_that_is_retried_is_restored() {
+    let mut cluster = Cluster::new(&format!(
+        "[functions.misbehave]\n{QUICK_REDELIVERY}\nattempts = 1000\n"
+    ))
+    .await;
+    let bus = cluster.bus().await;
+    let mut worker = cluster.start("misbehave").await;
+    cluster.plain_publish([told("/before", "emit:1"), told("/stuck", "fail")]);
+    counted(&cluster, &["/before".to_owned()]).await;
+    let (log, aside) = (cluster.dir.join("appendonlydir"), cluster.dir.join("aside"));
+    copy(&log, &aside);
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let since = event::format_time(event::now_ms());
+    let pages: Vec<String> = (0..5).map(|n| format!("/p{n}")).collect();
+    cluster.plain_publish(pages.iter().map(|page| told(page, "emit:1")));
+    counted(&cluster, &pages).await;
+    until("all is published", async || {
+        (cluster.count(&bus, "web").await == 13).then_some(())
+    })
+    .await;
+    worker.stop().await;
+    cluster.redis.kill();
+    std::fs::remove_dir_all(&log).expect("removed");
+    copy(&aside, &log);
+    cluster.restart_redis().await;
+    let (code, audits) = audit(&cluster);
+    assert_eq!(
+        (code, sums(&audits[0])),
+        (1, [7, 1, 0, 1, 5, 0]),
+        "{audits:?}"
+    );
+    let recover = ["recover", "redis", "--since", &since, "--yes"];
+    let (code, out, err) = oncue(&cluster, &recover);
+    assert_eq!(code, 0, "{out}{err}");
+    let _worker = cluster.start("misbehave").await;
+    counted(&cluster, &pages).await;
+    let (code, audits) = audit(&cluster);
+    assert_eq!(
+        (code, sums(&audits[0])),
+        (0, [7, 6, 0, 1, 0, 0]),
+        "{audits:?}"
+    );
+    assert_eq!(
+        cluster.count(&bus, "web").await,
+        13,
+        "nothing is published again"
+    );
 }
 
 /// The broken twin: taking only the alarm away leaves the effects lost. The audit says so, and no worker starts on it.

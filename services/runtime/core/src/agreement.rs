@@ -15,7 +15,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::bus::info::StreamInfo;
-use crate::bus::{Bus, BusError, StoredMessage};
+use crate::bus::{Bus, BusError, StoredMessage, layout};
+use crate::model::history::History;
 use crate::store::{KnownStream, Mark, Regression, Store};
 use oncue_proto::event;
 
@@ -180,11 +181,16 @@ pub async fn check_marks(
     let floor = consumer.ack_floor.stream_seq;
     let filters: Vec<&str> = consumer.config.filters().collect();
     let started = consumer.began_ms();
+    let history = store.history(marked.function).await;
+    let history = history.map_err(|e| BusError(e.message))?;
+    let redrive = event::redrive_subject(marked.stream, &bus.app().consumer(marked.function));
     let search = Search {
         bus,
         store,
         marked,
         filters,
+        history,
+        redrive,
         started,
     };
     let first = bus.stream_info(marked.stream).await;
@@ -235,6 +241,10 @@ struct Search<'s> {
     store: &'s Store,
     marked: Marked<'s>,
     filters: Vec<&'s str>,
+    /// History of what the function acted on.
+    history: History,
+    /// Subject of what is redriven to it alone.
+    redrive: String,
     /// The consumer has not seen what is older, Unix milliseconds.
     started: u64,
 }
@@ -276,9 +286,15 @@ impl Search<'_> {
         Ok(None)
     }
 
-    /// Whether the consumer takes a message, and it stands before `end`.
+    /// Whether the consumer takes a message that stands before `end`, and the function acted on its type when it came: one of
+    /// before a change of its triggers is acked without a mark.
     fn takes(&self, message: &StoredMessage, end: u64) -> bool {
-        message.sequence < end && self.filters.contains(&message.subject.as_str())
+        let subject = &message.subject;
+        let held = self.history.at(self.marked.created, message.sequence);
+        message.sequence < end
+            && self.filters.contains(&subject.as_str())
+            && (*subject == self.redrive
+                || held.is_none_or(|held| layout::matches(&held.filters, subject)))
     }
 
     /// Whether the mark of an event is there, or may rightly be gone.

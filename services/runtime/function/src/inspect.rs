@@ -45,7 +45,7 @@ async fn connect(manifest: &Manifest, config: &Config) -> Result<(Bus, Store), I
 /// | verdict | means |
 /// |---|---|
 /// | applied, dead | the mark says so |
-/// | pending | no mark, and above the consumer's ack floor |
+/// | pending | no mark, and not acked: beyond what was delivered, or as many of what was as the consumer says are not acked |
 /// | expired | no mark, acked, and so old that the mark may have gone |
 /// | lost | no mark, acked, within the horizon |
 ///
@@ -65,6 +65,9 @@ pub(crate) async fn audit(
         .await
         .map_err(|e| BusError(format!("consumer {stream}/{}: {e}", manifest.name)))?;
     let floor = consumer.ack_floor.stream_seq;
+    let delivered = consumer.delivered.stream_seq;
+    // Events between the two that are neither expired nor have a mark.
+    let mut in_flight = 0;
     let from = consumer.began_ms();
     let created = bus.stream_created(stream).await?;
     let horizon = config.stream(stream).horizon.0.as_millis() as u64;
@@ -80,6 +83,10 @@ pub(crate) async fn audit(
     loop {
         let batch = bus.read_stream(stream, next).await?;
         let Some(last) = batch.last() else {
+            // Which of them were acked the server does not tell.
+            let pending = in_flight.min(consumer.num_ack_pending);
+            audit.pending += pending;
+            audit.lost += in_flight - pending;
             let old = event::now_ms().saturating_sub(WAITING_MS);
             let waiting = store.waiting_outputs(&[function.name], old).await?;
             let own = waiting.get(function.name);
@@ -115,8 +122,11 @@ pub(crate) async fn audit(
             match state {
                 Some(MarkState::Applied) => audit.applied += 1,
                 Some(MarkState::Dead) => audit.dead += 1,
-                None if event.sequence > floor => audit.pending += 1,
-                None if now > event.mark.fence + horizon => audit.expired += 1,
+                None if event.sequence > delivered => audit.pending += 1,
+                None if now > event.mark.fence + horizon && event.sequence <= floor => {
+                    audit.expired += 1;
+                }
+                None if event.sequence > floor => in_flight += 1,
                 None => {
                     audit.lost += 1;
                     if audit.lost_ids.len() < MAX_LISTED {

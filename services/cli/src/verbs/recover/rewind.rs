@@ -171,11 +171,14 @@ async fn plan(
         .map_err(Failure::silent)?;
     let info = bus.stream_info(stream).await.map_err(Failure::silent)?;
     let last = info.state.last_seq;
-    // Never ahead of what is still to be done: that would skip it.
+    // Acked is what lies up to the ack floor, and much of what was delivered beyond it: one event that is retried holds the
+    // floor back.
     let floor = consumer.ack_floor.stream_seq;
-    let from = first
-        .map(|first| first.min(lost.unwrap_or(first)).min(floor + 1))
-        .filter(|from| *from <= floor);
+    let first_lost = first.into_iter().chain(lost).min();
+    let from = first_lost
+        .filter(|lost| *lost <= consumer.delivered.stream_seq)
+        // Never ahead of what is still to be done: that would skip it.
+        .map(|lost| lost.min(floor + 1));
     let most = from.map_or(0, |from| (last + 1).saturating_sub(from));
     Ok(Some(Rewind {
         function: function.clone(),

@@ -82,7 +82,7 @@ pub async fn settled(bus: &Bus) -> Result<Vec<SetAside>, AdminError> {
             settled.push(SetAside {
                 function: dropped.function,
                 event_id: dropped.event_id,
-                redrives: 0,
+                redrives: dropped.redrives,
                 sequence: 0,
             });
         }
@@ -110,6 +110,7 @@ fn record(app: &AppName, letter: &Letter, why: &str, who: &str, source: &str) ->
         who: who.to_owned(),
         why: why.to_owned(),
         at: Some(timestamp(now)),
+        redrives: inner.redrives,
     };
     let meta = Meta {
         id: envelope::message_id(app, "drop", inner, inner.redrives),

@@ -4,20 +4,24 @@
 use std::collections::HashMap;
 
 use super::layout::TIMER;
-use super::{Bus, Outbound, PublishError};
+use super::{Bus, Outbound, PubAck, PublishError};
 use oncue_proto::event;
 
 /// Most messages in a batch. The server takes 1,000; fewer keep one from holding up the next.
 const MAX_BATCH: usize = 500;
 
 impl Bus {
-    /// Publishes messages, those of one stream in atomic batches of up to 500; returns a result for each, in order. A
+    /// Publishes messages, those of one stream in atomic batches of up to 500; returns a result for each, in order, with the
+    /// ack where the stream says that it had the message already. A
     /// batch that is refused, or whose answer is lost, is published again message by message: ids make that safe.
     /// Worth its while where the server writes to disk before it answers (`batch_publish` in `[nats]`).
     ///
     /// Never fails as a whole: each message has its own result, and one that has none in time is
     /// [`PublishError::Unknown`].
-    pub async fn publish_all(&self, messages: Vec<Outbound>) -> Vec<Result<(), PublishError>> {
+    pub async fn publish_all(
+        &self,
+        messages: Vec<Outbound>,
+    ) -> Vec<Result<Option<PubAck>, PublishError>> {
         // Places of the messages of each stream, since a batch is for one stream.
         let mut streams: HashMap<String, Vec<usize>> = HashMap::new();
         for (at, message) in messages.iter().enumerate() {
@@ -26,7 +30,7 @@ impl Bus {
                 .or_default()
                 .push(at);
         }
-        let mut answers: Vec<Result<(), PublishError>> = messages.iter().map(|_| Ok(())).collect();
+        let mut answers = vec![Ok(None); messages.len()];
         // Streams one after another: a batch waits for its ack before the next begins.
         for (stream, places) in streams {
             for places in places.chunks(MAX_BATCH) {
@@ -42,7 +46,7 @@ impl Bus {
                     }
                 }
                 for (at, answer) in places.iter().zip(self.publish_each(batch).await) {
-                    answers[*at] = answer.map(|_| ());
+                    answers[*at] = answer.map(|ack| ack.duplicate.then_some(ack));
                 }
             }
         }

@@ -150,9 +150,21 @@ pub enum PutError {
     /// Longer than the limit, in bytes; nothing is left behind.
     #[error("longer than the {0} bytes allowed")]
     TooLarge(u64),
+    /// Another object stands under the name. It holds the digest of the bytes that were sent, which are gone again.
+    #[error("another object of this name was stored meanwhile")]
+    Taken { digest: String },
     /// The stream of the bucket did not take a message.
     #[error("the object store refuses: {0}")]
     Publish(PublishError),
+}
+
+impl PutError {
+    /// Another object stands in the place of this one.
+    fn taken(object: Object) -> Self {
+        Self::Taken {
+            digest: object.digest,
+        }
+    }
 }
 
 impl Bus {
@@ -168,6 +180,29 @@ impl Bus {
         source: impl Stream<Item = std::io::Result<Bytes>> + Unpin,
         limit: u64,
     ) -> Result<Object, PutError> {
+        self.put(name, metadata, source, limit, true).await
+    }
+
+    /// As [`put_object`](Self::put_object), but never in the place of another object, not even of one that is stored at the same time:
+    /// then it is [`PutError::Taken`].
+    pub async fn create_object(
+        &self,
+        name: &str,
+        metadata: &[(&str, &str)],
+        source: impl Stream<Item = std::io::Result<Bytes>> + Unpin,
+        limit: u64,
+    ) -> Result<Object, PutError> {
+        self.put(name, metadata, source, limit, false).await
+    }
+
+    async fn put(
+        &self,
+        name: &str,
+        metadata: &[(&str, &str)],
+        source: impl Stream<Item = std::io::Result<Bytes>> + Unpin,
+        limit: u64,
+        replaces: bool,
+    ) -> Result<Object, PutError> {
         // Dropped half-way (the client went away, the handler timed out) as well as failed: the chunks go.
         let chunks_id = event::new_id();
         let mut upload = Upload {
@@ -179,7 +214,18 @@ impl Bus {
         let content = upload.chunks(source, limit).await?;
         let old = self.object(name).await.ok().flatten();
         let object = Object::new(&self.app().bucket(), name, metadata, chunks_id, content);
-        let put = self.put_meta(&object).await;
+        let mut expected = None;
+        if !replaces {
+            if old.is_some() {
+                return Err(PutError::taken(object));
+            }
+            let stands = self.meta_sequence(&object).await;
+            expected = Some(stands.map_err(|e| PutError::Publish(PublishError::Unable(e)))?);
+        }
+        let put = self.put_meta(&object, expected).await;
+        if !replaces && matches!(put, Err(PublishError::Outdated(_))) {
+            return Err(PutError::taken(object));
+        }
         // Where it is not known whether the object stands, its chunks must: an orphan is better than a hollow file.
         if matches!(put, Ok(()) | Err(PublishError::Unknown(_))) {
             upload.done = true;
@@ -191,14 +237,28 @@ impl Bus {
         Ok(object)
     }
 
-    /// Publishes the description of an object, in place of the one that stands under its name: `Nats-Rollup`
-    /// makes the stream drop that one in the same step.
-    async fn put_meta(&self, object: &Object) -> Result<(), PublishError> {
+    /// Sequence of what stands under the name of an object, if only the trace of one that was; 0 for nothing.
+    async fn meta_sequence(&self, object: &Object) -> Result<u64, String> {
+        let stream = format!("OBJ_{}", object.bucket);
         let subject = meta_subject(&object.bucket, &object.name);
-        let headers = vec![Header {
+        let stands = self.last_message(&stream, &subject).await;
+        Ok(stands
+            .map_err(|e| e.to_string())?
+            .map_or(0, |stands| stands.sequence))
+    }
+
+    /// Publishes the description of an object, in place of the one that stands under its name: `Nats-Rollup`
+    /// makes the stream drop that one in the same step. With a sequence `expected` only if that one is still what stands there.
+    async fn put_meta(&self, object: &Object, expected: Option<u64>) -> Result<(), PublishError> {
+        let subject = meta_subject(&object.bucket, &object.name);
+        let mut headers = vec![Header {
             name: "Nats-Rollup".into(),
             value: "sub".into(),
         }];
+        headers.extend(expected.map(|sequence| Header {
+            name: "Nats-Expected-Last-Subject-Sequence".into(),
+            value: sequence.to_string(),
+        }));
         let payload = json!(object).to_string().into();
         self.publish(&Envelope {
             subject,
@@ -241,7 +301,7 @@ impl Bus {
         object.size = 0;
         object.chunks = 0;
         object.digest = String::new();
-        self.put_meta(&object)
+        self.put_meta(&object, None)
             .await
             .map_err(|e| failed("object store", e))?;
         self.purge_chunks(&chunks_id).await;

@@ -346,7 +346,8 @@ impl Job {
         let (reason, error) = match settlement {
             Settlement::Ack(_) => return self.ack(&event).await,
             Settlement::Retry(reason) => {
-                if Effects::is_free(&reason, &event) {
+                let at_most_once = self.member().intake.target.at_most_once;
+                if Effects::is_free(&reason, &event, at_most_once) {
                     self.world.store.uncount(&event.mark);
                 }
                 let is_vouched = !matches!(reason, RetryReason::Apart(_));

@@ -327,11 +327,11 @@ impl Inner {
 
     /// Status of an event that has left a mark.
     fn status(&self, seen: &Seen, handled: &CommitEvent) -> Status {
-        if seen.dead {
-            return Status::Dead;
-        }
         if seen.payload != handled.payload_hash && handled.purpose != Purpose::DeadLetter {
             return Status::IdReuse;
+        }
+        if seen.dead {
+            return Status::Dead;
         }
         let outbox = self.outboxes.get(&seen.outbox).filter(|(at, _)| *at > 0);
         let frames = outbox.into_iter().flat_map(|(_, frames)| frames);

@@ -155,12 +155,13 @@ impl Effects {
     }
 
     /// Whether a delivery that is given back for this reason was no run, or none that counts, and yet will look like one to
-    /// the next delivery, which adds the first to those that were counted.
-    pub fn is_free(reason: &RetryReason, event: &Invocation) -> bool {
+    /// the next delivery, which adds the first to those that were counted. Of a function that runs at most once each run is
+    /// counted, and none is added.
+    pub fn is_free(reason: &RetryReason, event: &Invocation, at_most_once: bool) -> bool {
         match reason {
             RetryReason::Contended => true,
             RetryReason::NewerRow(_) | RetryReason::OtherProgram(_) => {
-                event.delivery.info.attempt == 1
+                event.delivery.info.attempt == 1 && !at_most_once
             }
             _ => false,
         }

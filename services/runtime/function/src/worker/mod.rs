@@ -190,6 +190,7 @@ impl Worker {
         };
         let settler = Settler {
             function: name,
+            at_most_once: effects.function.at_most_once,
             secret: secret.clone(),
             bus: bus.clone(),
             in_flight: in_flight.clone(),

@@ -245,9 +245,11 @@ impl Publisher {
     }
 
     /// Publishes what followed from the events of a commit, all at once; for each event how much that was, or what failed.
+    /// Outputs that were `published` once are no news to their stream, and it is not asked what it has under their ids.
     pub async fn publish_stored(
         &self,
         events: &[StoredOutputs],
+        published: bool,
     ) -> Vec<Result<usize, PublishError>> {
         let mut outputs: Vec<Output> = Vec::new();
         let mut counts = Vec::with_capacity(events.len());
@@ -259,10 +261,10 @@ impl Publisher {
         let mut answers = self.publish_each(outputs).await.into_iter();
         let mut results = Vec::with_capacity(counts.len());
         for (event, count) in events.iter().zip(counts) {
-            // All of its answers are taken, whatever the first of them says: the next are another event's. That a stream
-            // has had it is no news here.
+            // All of its answers are taken, whatever the first of them says: the next are another event's.
             let own = answers.by_ref().take(count);
-            let mut own: Results = own.map(|result| result.map(|_| None)).collect();
+            let own = own.map(|result| result.map(|ack| ack.filter(|_| !published)));
+            let mut own: Results = own.collect();
             self.letters.look_into(&event.outputs, &mut own).await;
             let own: Result<Vec<_>, PublishError> = own.into_iter().collect();
             results.push(own.map(|all| all.len()));
@@ -375,8 +377,7 @@ fn batches(bus: &Bus) -> Batcher<Vec<Outbound>, Results> {
         move |runs: Arc<Vec<Vec<Outbound>>>| {
             let bus = bus.clone();
             async move {
-                let results = bus.publish_all(runs.concat()).await;
-                let mut results = results.into_iter().map(|result| result.map(|()| None));
+                let mut results = bus.publish_all(runs.concat()).await.into_iter();
                 let runs = runs.iter();
                 Ok(runs
                     .map(|run| results.by_ref().take(run.len()).collect())

@@ -48,6 +48,8 @@ const FOR_ANOTHER: u32 = 3;
 pub(crate) struct Settler {
     /// Name in `dlq.<app>.<function>` and in the letters.
     pub function: &'static str,
+    /// Whether the function runs at most once on an event.
+    pub at_most_once: bool,
     /// Secret of the ids of letters.
     pub secret: IdSecret,
     /// Acks, negative acks, heartbeats and dead letters go out here.
@@ -127,7 +129,7 @@ impl Settler {
             reason,
             RetryReason::NewerRow(_) | RetryReason::OtherProgram(_)
         );
-        if Effects::is_free(&reason, &event) {
+        if Effects::is_free(&reason, &event, self.at_most_once) {
             self.committer.uncount(&event).await;
         }
         let mut not_before = Duration::ZERO;
@@ -267,7 +269,7 @@ impl Settler {
     }
 
     /// Publishes the letter of an event and waits for the stream's ack. The id is made of event,
-    /// function and number of redrives, so a letter that is written twice is one message in `dlq`
+    /// function and number of redrives (where an id was used again, of its place as well), so a letter that is written twice is one message in `dlq`
     /// as far back as its duplicate window goes.
     ///
     /// # Errors
@@ -280,10 +282,15 @@ impl Settler {
         error: &Error,
     ) -> Result<PubAck, PublishError> {
         let mut letter = event.to_dead_letter(self.function, reason, error);
+        // Each of several events under one id is told of.
+        let event_id = match reason {
+            DeadLetterReason::IdReuse => format!("{}:{}", event.meta.id, letter.sequence),
+            _ => event.meta.id.clone(),
+        };
         // A redrive that fails again is a letter of its own.
         let id = self
             .secret
-            .dead_letter_id(&event.meta.id, self.function, letter.redrives);
+            .dead_letter_id(&event_id, self.function, letter.redrives);
         let (producer, carrier) = event.trace.letter(self.bus.app(), &event.meta, &id);
         let started = Instant::now();
         let about = about(&event.meta, carrier);

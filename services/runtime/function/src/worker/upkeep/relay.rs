@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures::future::join_all;
 use oncue_core::backoff::spread;
 use oncue_core::bus::Bus;
 use oncue_core::store::{Store, StoreError, Unpublished};
@@ -85,29 +86,34 @@ impl Relay {
     /// second time: ids make the copy harmless, within the stream's duplicate window by the stream,
     /// beyond it by the receivers' marks. Returns how many commits stay behind once more.
     async fn publish_again(&self, left: Vec<Unpublished>) -> u64 {
-        let mut waiting = 0;
-        for Unpublished { outbox_key, frames } in left {
-            tracing::info!(
-                outbox = outbox_key,
-                events = frames.len(),
-                "publishing what stayed behind"
-            );
-            let results = self.publisher.publish_stored(&frames).await;
-            let mut batch = FinishedBatch {
-                key: outbox_key,
-                published: Vec::new(),
-                unpublished: Vec::new(),
-            };
-            for (outputs, result) in frames.into_iter().zip(results) {
-                match result {
-                    Ok(_) => batch.published.push(outputs),
-                    Err(_) => batch.unpublished.push(outputs),
-                }
+        // All at once, so that a stream which is silent has all of them wait together.
+        let stays = left.into_iter().map(|left| self.publish_left(left));
+        let stays = join_all(stays).await.into_iter();
+        stays.map(u64::from).sum()
+    }
+
+    /// Publishes one commit's outputs and marks them; whether some stay behind.
+    async fn publish_left(&self, Unpublished { outbox_key, frames }: Unpublished) -> bool {
+        tracing::info!(
+            outbox = outbox_key,
+            events = frames.len(),
+            "publishing what stayed behind"
+        );
+        let results = self.publisher.publish_stored(&frames, false).await;
+        let mut batch = FinishedBatch {
+            key: outbox_key,
+            published: Vec::new(),
+            unpublished: Vec::new(),
+        };
+        for (outputs, result) in frames.into_iter().zip(results) {
+            match result {
+                Ok(_) => batch.published.push(outputs),
+                Err(_) => batch.unpublished.push(outputs),
             }
-            waiting += u64::from(!batch.unpublished.is_empty());
-            // Waited for: what is counted afterwards is what really stays.
-            self.publisher.mark(batch).await;
         }
-        waiting
+        let stays = !batch.unpublished.is_empty();
+        // Waited for: what is counted afterwards is what really stays.
+        self.publisher.mark(batch).await;
+        stays
     }
 }

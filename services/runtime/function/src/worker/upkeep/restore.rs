@@ -39,7 +39,7 @@ pub(super) async fn restore(
         store.renew(&lease, RESTORE_SECONDS).await?;
         from += kept.len();
         for kept in kept {
-            for published in publisher.publish_stored(&kept.frames).await {
+            for published in publisher.publish_stored(&kept.frames, true).await {
                 match published {
                     Ok(count) => outputs += count,
                     Err(e) => {
