@@ -23,6 +23,8 @@ const MAX_BYTES: usize = 1 << 20;
 /// Answers that come within this time widen the window, those that take longer than `SLOW` halve it.
 const FAST: Duration = Duration::from_millis(20);
 const SLOW: Duration = Duration::from_millis(200);
+/// Time for which a child may hold back an answer, to send it together with the next.
+const HELD: Duration = Duration::from_millis(500);
 /// Events of one frame.
 const FRAME_EVENTS: usize = 128;
 /// Time children have to end by themselves once they were told to.
@@ -48,8 +50,8 @@ struct State {
 /// Place of a child, whichever process fills it.
 struct Slot {
     is_up: bool,
-    /// Runs that are to be written to it.
-    unsent: VecDeque<wire::Run>,
+    /// Runs that are to be written to it, by number.
+    unsent: VecDeque<(u64, ForeignRun)>,
     /// Runs without an answer, by number; the oldest first.
     in_hand: BTreeMap<u64, InHand>,
     events: usize,
@@ -156,11 +158,11 @@ impl State {
                 files: run.files.clone(),
                 bytes,
                 since: Instant::now(),
-                limit: timeout * slot.events.max(1) as u32,
+                limit: timeout * slot.events.max(1) as u32 + HELD,
                 answer,
             };
             slot.in_hand.insert(self.last, in_hand);
-            slot.unsent.push_back(convert::run(self.last, &run));
+            slot.unsent.push_back((self.last, run));
             slot.wake.notify_one();
         }
     }
@@ -205,12 +207,13 @@ impl Dispatcher {
         let unsent = &mut self.state.lock().slots[place].unsent;
         let mut runs: Vec<wire::Run> = Vec::new();
         let mut events = 0;
-        while let Some(next) = unsent.front() {
+        while let Some((number, next)) = unsent.front() {
             events += next.events.len();
             if !runs.is_empty() && events > FRAME_EVENTS {
                 break;
             }
-            runs.extend(unsent.pop_front());
+            runs.push(convert::run(*number, next));
+            unsent.pop_front();
         }
         runs
     }
@@ -263,18 +266,26 @@ impl Dispatcher {
         }
     }
 
-    /// Ends whatever the child of a place had in hand. The oldest run is the one that it was at.
+    /// Ends whatever the child of a place had in hand. The oldest run is the one that it was at. Runs that were not written to
+    /// it yet wait for another one, in front of all others.
     pub fn lost(&self, place: usize, why: &Ended) {
         let mut state = self.state.lock();
-        let slot = &mut state.slots[place];
+        let State { slots, waiting, .. } = &mut *state;
+        let slot = &mut slots[place];
         slot.is_up = false;
-        slot.unsent.clear();
+        for (number, run) in std::mem::take(&mut slot.unsent).into_iter().rev() {
+            let in_hand = slot.in_hand.remove(&number);
+            if let Some(InHand { answer, .. }) = in_hand {
+                waiting.push_front(Waiting { run, answer });
+            }
+        }
         slot.events = 0;
         slot.bytes = 0;
         if self.spec.protocol == Protocol::Frames {
             slot.window = FIRST_WINDOW;
         }
         let lost = std::mem::take(&mut slot.in_hand);
+        state.hand_out(self.timeout);
         drop(state);
         for (order, in_hand) in lost.into_values().enumerate() {
             let class = if order == 0 || why.class != "timeout" {
@@ -293,12 +304,12 @@ impl Dispatcher {
         state.slots[place].in_hand.keys().next().copied()
     }
 
-    /// Whether a run has taken longer than all that was before it may take together.
-    pub fn is_overdue(&self, place: usize) -> bool {
+    /// Number of a run that has taken longer than it may take together with all that was before it.
+    pub fn overdue(&self, place: usize) -> Option<u64> {
         let state = self.state.lock();
-        let in_hand = state.slots[place].in_hand.values();
-        let mut late = in_hand.filter(|run| run.since.elapsed() > run.limit);
-        late.next().is_some()
+        let mut in_hand = state.slots[place].in_hand.iter();
+        let late = in_hand.find(|(_, run)| run.since.elapsed() > run.limit);
+        late.map(|(number, _)| *number)
     }
 
     /// Files of a run that a child has.

@@ -234,6 +234,7 @@ pub async fn live(
         "a child is up"
     );
     let end = child.until_end(stopping.clone()).await;
+    dispatcher.is_spent(place);
     let ended = child.bury(end, &last).await;
     writing.abort();
     ended
@@ -351,12 +352,14 @@ impl LivingChild<'_> {
                     },
                     Err(NoFrame::Broken(why)) => return End::Broken(format!("sent {why}")),
                     Err(NoFrame::End) => {
+                        self.dispatcher.is_spent(self.place);
                         // As a rule its end comes with it, and says more.
                         let _ = tokio::time::timeout(GRACE, self.process.ended()).await;
                         return End::Gone;
                     }
                 },
                 () = self.process.ended() => {
+                    self.dispatcher.is_spent(self.place);
                     // Others may hold the socket open.
                     self.process.kill();
                     let _ = tokio::time::timeout(LAST_WORDS, self.take_rest()).await;
@@ -482,10 +485,11 @@ impl LivingChild<'_> {
         if let Some(cancelled) = self.progress.cancelled {
             return cancelled.elapsed() > GRACE;
         }
-        if still > limit || self.dispatcher.is_overdue(self.place) {
+        let stuck = (still > limit).then_some(oldest);
+        if let Some(run) = stuck.or_else(|| self.dispatcher.overdue(self.place)) {
             self.progress.cancelled = Some(Instant::now());
             let _ = self.control.send(Content::Cancel(wire::Cancel {
-                run: oldest,
+                run,
                 reason: format!("still running after {:?}", self.dispatcher.timeout),
             }));
         }

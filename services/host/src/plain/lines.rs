@@ -85,6 +85,7 @@ pub async fn live(
             break broken;
         }
     };
+    dispatcher.is_spent(place);
     // One that ends is known by its closed pipe first; only its status says why.
     let _ = tokio::time::timeout(LAST_WORDS, process.ended()).await;
     let status = process.bury().await;
@@ -161,6 +162,11 @@ impl Talk<'_> {
         if run.dry_run {
             question["dryrun"] = json!(true);
         }
+        if let Some(line) = self.unasked() {
+            return Err(protocol(format!(
+                "the child wrote {line:?}, which nobody had asked for: each event has one line for an answer; it was killed"
+            )));
+        }
         let limit = self.dispatcher.timeout;
         let line = match tokio::time::timeout(limit, self.exchange(&question)).await {
             Ok(Some(line)) => line,
@@ -180,6 +186,20 @@ impl Talk<'_> {
             ))
         })?;
         Ok(plain.take(answer))
+    }
+
+    /// Beginning of what the child has written since its last answer, if it is no empty line. It would pass for the answer to the
+    /// next event.
+    fn unasked(&mut self) -> Option<String> {
+        let mut written = self.lines.buffer().to_vec();
+        self.lines.consume(written.len());
+        let mut more = [0; 200];
+        while let Ok(read @ 1..) = self.lines.get_ref().try_read(&mut more) {
+            written.extend_from_slice(&more[..read]);
+        }
+        let text = String::from_utf8_lossy(&written);
+        let text = text.trim();
+        (!text.is_empty()).then(|| text.chars().take(200).collect())
     }
 
     /// Writes a line and reads one; none where the child is gone.

@@ -36,8 +36,9 @@ from oncue._rows import Fields, RowError
 
 _SOCKET = "ONCUE_SOCKET"
 _VERSION = 1
-# Results that are sent together at most; fewer where nothing else is to be done.
+# Results that are sent together at most; fewer where nothing else is to be done. Seconds for which they are held back.
 _BATCH = 64
+_HELD = 0.01
 # Seconds between two looks at whether the next event of a run has begun.
 _LOOK = 0.05
 # Signal by which the reading thread interrupts a handler.
@@ -92,7 +93,8 @@ def main(arguments: list[str]) -> int:
     connection, welcome = _forkserver.welcomed(connection)
     connection.has_files = "files" in welcome.features
     _speak_through(connection)
-    server = _AsyncServer(function, connection) if function.is_async else _Server(function, connection)
+    answers = _Answers(connection, welcome.max_frame)
+    server = _AsyncServer(function, connection, answers) if function.is_async else _Server(function, connection, answers)
     server.serve()
     return 0
 
@@ -132,12 +134,56 @@ def _load(path: str, name: str) -> Function:
     raise LookupError(f"{path} has no @function({name!r}); it has {known}")
 
 
+class _Answers:
+    """Results of runs on their way, together as far as they fit a frame."""
+
+    def __init__(self, connection: Connection, max_frame: int) -> None:
+        self._connection = connection
+        # With room for one that is as large again.
+        self._room = max_frame // 2 or sys.maxsize
+        self._lock = threading.Lock()
+        self._results: list[Any] = []
+        self._bytes = 0
+        # When the first of them was there.
+        self._since = 0.0
+
+    def add(self, result: Any) -> None:
+        size = result.ByteSize()
+        with self._lock:
+            if self._bytes + size > self._room:
+                self._send()
+            if not self._results:
+                self._since = time.monotonic()
+            self._results.append(result)
+            self._bytes += size
+            if len(self._results) >= _BATCH:
+                self._send()
+
+    def is_held(self) -> bool:
+        return bool(self._results)
+
+    def flush(self, held: float = 0.0) -> None:
+        """Sends what there is, if it has been held back for this long."""
+        with self._lock:
+            if self._results and time.monotonic() - self._since >= held:
+                self._send()
+
+    def _send(self) -> None:
+        if self._results:
+            frame = _wire.Frame()
+            frame.answer.results.extend(self._results)
+            self._results, self._bytes = [], 0
+            self._connection.send(frame)
+
+
 class _Server:
     """Runs plain handlers in the main thread, one after the other."""
 
-    def __init__(self, function: Function, connection: Connection) -> None:
-        self.function, self.connection = function, connection
+    def __init__(self, function: Function, connection: Connection, answers: _Answers) -> None:
+        self.function, self.connection, self.answers = function, connection, answers
         self.begun = 0
+        # Number of the run at work.
+        self._at = 0
         self._runs: deque[Any] = deque()
         self._more = threading.Semaphore(0)
         # The event that runs, by its number; when its time is over; and the one that is to be interrupted.
@@ -155,23 +201,21 @@ class _Server:
         main = threading.main_thread().ident
         assert main is not None
         threading.Thread(target=self._read, args=(main,), name="oncue", daemon=True).start()
-        answer = _wire.Frame()
         while True:
             if not self._more.acquire(blocking=False):
-                if answer.answer.results:
-                    self.connection.send(answer)
-                    answer = _wire.Frame()
+                self.answers.flush()
                 self._more.acquire()
             run = self._runs.popleft()
             if run is None:
                 break
-            self._run(run, answer.answer.results.add())
+            result = _wire.RunResult()
+            started = time.monotonic()
+            self._run(run, result)
+            self.answers.add(result)
+            # The next may be as slow, and the host would take this one to be at work all the while.
+            self.answers.flush(0.0 if time.monotonic() - started > _HELD else _HELD)
             self._done += 1
-            if len(answer.answer.results) >= _BATCH:
-                self.connection.send(answer)
-                answer = _wire.Frame()
-        if answer.answer.results:
-            self.connection.send(answer)
+        self.answers.flush()
         drained = _wire.Frame()
         drained.drained.SetInParent()
         self.connection.send(drained)
@@ -179,7 +223,10 @@ class _Server:
     def _read(self, main: int) -> None:
         while True:
             running = self._running
-            for frame in self.connection.frames(self._wait(running)):
+            frames = self.connection.frames(self._wait(running))
+            if running:
+                self.answers.flush(_HELD)
+            for frame in frames:
                 kind = frame.WhichOneof("frame")
                 if kind == "invoke":
                     self._given += len(frame.invoke.runs)
@@ -192,7 +239,8 @@ class _Server:
                     if waiting := self._replies.pop(frame.file_reply.number, None):
                         waiting.put(frame.file_reply)
                 elif kind == "cancel":
-                    self._stop(self._running, main)
+                    if frame.cancel.run == self._at:
+                        self._stop(self._running, main)
                 elif kind == "drain":
                     self._runs.append(None)
                     self._more.release()
@@ -205,7 +253,9 @@ class _Server:
     def _wait(self, running: int) -> float | None:
         """Time until there is something to see to besides frames."""
         if running:
-            return max(0.0, self._deadline - time.monotonic())
+            left = max(0.0, self._deadline - time.monotonic())
+            # What is done meanwhile, by this run or the next, may have to be sent.
+            return min(left, _LOOK) if self.answers.is_held() or self._given > self._done + 1 else left
         return _LOOK if self._given > self._done else None
 
     def _stop(self, running: int, main: int) -> None:
@@ -230,6 +280,7 @@ class _Server:
 
     def _run(self, run: Any, result: Any) -> None:
         work = Work(self.function, run, result, functools.partial(self._ask, run.number))
+        self._at = run.number
         for place, event in enumerate(work.events()):
             self.begun += 1
             started = time.monotonic()
@@ -258,11 +309,10 @@ class _Server:
 class _AsyncServer:
     """Runs async handlers, a task for each run."""
 
-    def __init__(self, function: Function, connection: Connection) -> None:
-        self.function, self.connection = function, connection
+    def __init__(self, function: Function, connection: Connection, answers: _Answers) -> None:
+        self.function, self.connection, self.answers = function, connection, answers
         self.begun = 0
         self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._answer = _wire.Frame()
         self._loop: asyncio.AbstractEventLoop
         # Who waits for a reply, by the number of the request.
         self._replies: dict[int, asyncio.Future[Any]] = {}
@@ -277,7 +327,7 @@ class _AsyncServer:
         await self._drain.wait()
         while self._tasks:
             await asyncio.wait(self._tasks.values())
-        self._flush()
+        self.answers.flush()
         drained = _wire.Frame()
         drained.drained.SetInParent()
         self.connection.send(drained)
@@ -335,15 +385,10 @@ class _AsyncServer:
             if context.file_requests.open_numbers:
                 self.connection.close_files(run.number, context.file_requests.open_numbers)
         del self._tasks[run.number]
-        if not self._answer.answer.results:
+        if not self.answers.is_held():
             # Whatever else is done in this turn goes with it.
-            self._loop.call_soon(self._flush)
-        self._answer.answer.results.append(work.result)
-
-    def _flush(self) -> None:
-        if self._answer.answer.results:
-            self.connection.send(self._answer)
-            self._answer = _wire.Frame()
+            self._loop.call_soon(self.answers.flush)
+        self.answers.add(work.result)
 
 
 class _Timeout(Exception):

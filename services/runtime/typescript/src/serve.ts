@@ -32,6 +32,9 @@ export function isInHandler(): boolean {
   return current.getStore() !== undefined;
 }
 
+/** Milliseconds for which handlers that do not wait may keep the event loop before what is done is sent. */
+const HELD_MS = 10;
+
 /** Severities of `Log`. */
 const severity = { info: 0, debug: 1, warn: 2, error: 3 } as const;
 
@@ -110,8 +113,13 @@ export class Server {
   private begun = 0;
   private isDraining = false;
   private readonly tasks = new Map<number, Work>();
-  private results: Work[] = [];
+  private readonly results: Work[] = [];
   private isFlushing = false;
+  private isBeginning = false;
+  /** Runs that have not begun. */
+  private readonly runs: Run[] = [];
+  /** Bytes after which a frame of answers takes no other one. */
+  private roomInFrame = Infinity;
   /** Whether the host replies to requests for files. */
   private hasFiles = false;
   private requests = 0;
@@ -126,10 +134,13 @@ export class Server {
   take(incoming: Incoming): void {
     switch (incoming.kind) {
       case "invoke":
-        for (const run of incoming.runs) this.begin(run);
+        this.runs.push(...incoming.runs);
+        this.beginAll();
         break;
       case "welcome":
         this.hasFiles = incoming.features.includes("files");
+        // With room for an answer that is as large again.
+        if (incoming.maxFrame > 0) this.roomInFrame = incoming.maxFrame / 2;
         break;
       case "fileReply":
         this.waiting.get(incoming.reply.number)?.(incoming.reply);
@@ -150,6 +161,25 @@ export class Server {
         console.error(`oncue-host: ${incoming.sentence}`);
         break;
     }
+  }
+
+  /** Begins runs, with the answers to those before them sent now and then: the host would take one for as long at work. */
+  private beginAll(): void {
+    if (this.isBeginning) return;
+    const began = performance.now();
+    for (let run = this.runs.shift(); run; run = this.runs.shift()) {
+      this.begin(run);
+      if (this.runs.length > 0 && performance.now() - began > HELD_MS) {
+        this.isBeginning = true;
+        setImmediate(() => {
+          this.isBeginning = false;
+          this.flush();
+          this.beginAll();
+        });
+        return;
+      }
+    }
+    this.drained();
   }
 
   private begin(run: Run): void {
@@ -182,18 +212,22 @@ export class Server {
 
   private flush(): void {
     this.isFlushing = false;
-    const results = this.results;
-    this.results = [];
-    const writer = new Writer(4096);
-    writer.message(frame.answer, (answer) => {
-      for (const work of results) answer.message(1, (result) => work.write(result));
-    });
-    this.connection.send(writer.finish());
+    while (this.results.length > 0) {
+      const writer = new Writer(4096);
+      writer.message(frame.answer, (answer) => {
+        do {
+          const work = this.results.shift();
+          answer.message(1, (result) => work?.write(result));
+        } while (this.results.length > 0 && writer.size < this.roomInFrame);
+      });
+      this.connection.send(writer.finish());
+    }
     this.drained();
   }
 
   private drained(): void {
-    if (this.isDraining && this.tasks.size === 0 && !this.isFlushing) {
+    if (this.isDraining && this.tasks.size === 0 && this.runs.length === 0 && !this.isFlushing) {
+      this.isDraining = false;
       this.connection.end(new Writer().message(frame.drained, () => {}).finish(), 0);
     }
   }

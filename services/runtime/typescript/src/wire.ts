@@ -76,6 +76,11 @@ export class Writer {
     this.bytes = grown;
   }
 
+  /** Bytes written so far. */
+  get size(): number {
+    return this.at;
+  }
+
   private raw(value: number): void {
     this.room(10);
     while (value > 0x7f) {
@@ -186,7 +191,7 @@ export interface Run {
 /** A frame of the host, as far as a child acts on it. */
 export type Incoming =
   | { kind: "begin"; function: string; contract: Buffer }
-  | { kind: "welcome"; features: string[] }
+  | { kind: "welcome"; features: string[]; maxFrame: number }
   | { kind: "fileReply"; reply: FileReply }
   | { kind: "invoke"; runs: Run[] }
   | { kind: "cancel"; run: number }
@@ -221,7 +226,7 @@ export function decode(bytes: Buffer): Incoming {
       case frame.begin:
         return begin(reader.message());
       case frame.welcome:
-        return { kind: "welcome", features: features(reader.message()) };
+        return welcome(reader.message());
       case frame.fileReply:
         return { kind: "fileReply", reply: fileReply(reader.message()) };
       case frame.invoke:
@@ -251,13 +256,15 @@ function begin(reader: Reader): Incoming {
   return found;
 }
 
-function features(reader: Reader): string[] {
-  const found: string[] = [];
+function welcome(reader: Reader): Incoming {
+  const features: string[] = [];
+  let maxFrame = 0;
   for (let tag = reader.tag(); tag !== 0; tag = reader.tag()) {
-    if (tag >>> 3 === 2) found.push(reader.text());
+    if (tag >>> 3 === 2) features.push(reader.text());
+    else if (tag >>> 3 === 3) maxFrame = reader.varint();
     else reader.skip(tag);
   }
-  return found;
+  return { kind: "welcome", features, maxFrame };
 }
 
 function fileReply(reader: Reader): FileReply {

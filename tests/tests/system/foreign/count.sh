@@ -5,5 +5,6 @@ exec jq --unbuffered -c '
     elif .data.referrer == "retry" and .attempt == 1 then {retry: "not yet"}
     elif .data.referrer == "nonsense" then "nonsense"
     elif .data.referrer == "silent" then empty
+    elif .data.referrer == "twice" then {row: {count: $n, last: .data.page}}, {}
     else { row: {count: $n, last: .data.page},
            emit: (if $n % 10 == 0 then [{type: "web.page.milestone", data: {page: .subject, views: $n}}] else [] end) } end'

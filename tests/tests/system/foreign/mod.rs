@@ -434,6 +434,70 @@ fn the_python_package_is_typed() {
     assert!(said.contains("no issues found in 1"), "{said}");
 }
 
+/// Events that are slow, given to a child while it was fast, take no time of each other's; and answers that are too many for one
+/// frame go in several.
+#[tokio::test]
+async fn a_busy_child_is_not_taken_for_one_that_hangs_or_breaks_rules() {
+    const PAGES: usize = 150;
+    for processes in [1, 2] {
+        let cluster = cluster(&format!("processes = {processes}")).await;
+        let bus = cluster.bus().await;
+        let mut host = start(&cluster).await;
+        for (pages, word) in [(PAGES, "plain"), (12, "doze:400"), (PAGES, "bulky")] {
+            cluster.plain_publish((0..pages).map(|page| told(&format!("/{page}"), word)));
+            cluster.drained(&bus, "web", "tally").await;
+        }
+        let (counts, _) = counted(&cluster, &bus, PAGES).await;
+        let log = host.log();
+        for (page, count) in counts {
+            let is_slow = page[1..].parse::<usize>().is_ok_and(|page| page < 12);
+            assert_eq!(count, 2 + u64::from(is_slow), "{page}\n{log}");
+        }
+        for word in ["still running", "was killed", "will be tried again"] {
+            assert!(!log.contains(word), "{word}\n{log}");
+        }
+        assert_eq!(host.stop().await, Some(0), "{}", host.log());
+    }
+}
+
+/// What comes for a child that has just died waits for the next one. It was not begun, so even where an event runs at most once it
+/// is not given up.
+#[tokio::test]
+async fn an_event_is_not_given_to_a_child_that_is_dead() {
+    let package = root().join("services/runtime/python");
+    let cluster = Cluster::new(&format!(
+        "{SMALL_STREAMS}[functions.once]\nrun = [{:?}, \"-m\", \"oncue\", \"functions/once.py\"]\n\
+         env = {{ PYTHONPATH = {:?} }}\n{QUICK}\n",
+        python(),
+        package.display().to_string()
+    ))
+    .await;
+    let folder = cluster.dir.join("functions");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    std::fs::write(folder.join("once.py"), include_str!("once.py")).expect("written");
+    let bus = cluster.bus().await;
+    let host = cluster.spawn("oncue-host", &["once"]);
+    host.wait_for_line("\"message\":\"ready\"").await;
+    for round in 0..3 {
+        cluster.plain_publish([told(&format!("/die{round}"), "die")]);
+        host.wait_for_line(&format!("ran for /die{round}")).await;
+        for n in 0..8 {
+            cluster.plain_publish([told(&format!("/{round}.{n}"), "")]);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        cluster.drained(&bus, "web", "once").await;
+    }
+    let log = host.log();
+    for round in 0..3 {
+        for n in 0..8 {
+            let runs = log.matches(&format!("ran for /{round}.{n}\"")).count();
+            assert_eq!(runs, 1, "/{round}.{n}\n{log}");
+        }
+    }
+    let letters = letters(&cluster, &bus).await;
+    assert_eq!(letters.len(), 3, "{letters:?}\n{log}");
+}
+
 /// A shell script that knows nothing of us, through its own failures and the deaths of its processes.
 #[tokio::test]
 async fn lines_of_json_are_enough_for_a_function() {
@@ -464,7 +528,10 @@ async fn lines_of_json_are_enough_for_a_function() {
         told("/retry", "retry"),
         told("/silent", "silent"),
         told("/nonsense", "nonsense"),
+        told("/twice", "twice"),
     ]);
+    // Each has its own answer, and not the one that was too many.
+    cluster.plain_publish((0..3).map(|n| told(&format!("/after{n}"), "plain")));
     cluster.drained(&bus, "web", "count").await;
     let (counts, milestones) = counted(&cluster, &bus, PAGES).await;
     assert!(
@@ -477,6 +544,15 @@ async fn lines_of_json_are_enough_for_a_function() {
     let retried = cluster.row(&store, "tallies", "/retry").await;
     assert_eq!(retried["count"], "1");
     assert_eq!(retried["last"], "/retry");
+    for page in ["/twice", "/after0", "/after1", "/after2"] {
+        let row = cluster.row(&store, "tallies", page).await;
+        assert_eq!(row.get("last").map(String::as_str), Some(page), "{row:?}");
+    }
+    assert!(
+        host.log().contains("which nobody had asked for"),
+        "{}",
+        host.log()
+    );
     let mut letters = letters(&cluster, &bus).await;
     letters.sort_by(|a, b| a.key.cmp(&b.key));
     let said: Vec<(&str, &str)> = letters

@@ -44,6 +44,10 @@ def tally(view: PageViewed, tally: Tally, context: Context) -> list[PageMileston
         raise RuntimeError("not yet")
     if word == "nap":
         time.sleep(0.002)
+    if word == "doze":
+        time.sleep(int(number) / 1000)
+    if word == "bulky":
+        tally.last = "x" * 400_000
     if word == "sleep":
         time.sleep(60)
     if word == "frozen":
