@@ -1,7 +1,13 @@
-//! Key of an OpenID Connect issuer that tests and benchmarks play.
+//! OpenID Connect issuer that tests and benchmarks play.
 
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::routing::get;
+use axum::{Json, Router};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use oncue_proto::event::now_ms;
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING as METHOD, EcdsaKeyPair, KeyPair as _};
 use serde_json::{Value, json};
@@ -38,4 +44,47 @@ impl IssuerKey {
         let signature = URL_SAFE_NO_PAD.encode(signed.expect("signed"));
         format!("{content}.{signature}")
     }
+}
+
+/// Issuer of tokens, as far as whoever checks them asks: a small server of this process, with one key.
+#[derive(Clone)]
+pub struct TokenIssuer {
+    pub url: String,
+    key: Arc<IssuerKey>,
+}
+
+impl TokenIssuer {
+    pub async fn start() -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+        let listener = listener.expect("a port");
+        let issuer = Self {
+            url: format!("http://{}", listener.local_addr().expect("an address")),
+            key: Arc::new(IssuerKey::new()),
+        };
+        let router = Router::new()
+            .route("/.well-known/openid-configuration", get(discovery))
+            .route("/keys", get(keys))
+            .with_state(issuer.clone());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        issuer
+    }
+
+    /// A token for an audience, good for an hour, with the scope `events`.
+    pub fn token(&self, audience: &str) -> String {
+        let now = now_ms() / 1000;
+        let header = json!({ "alg": "ES256", "kid": IssuerKey::KID, "typ": "JWT" });
+        let claims = json!({
+            "iss": self.url, "aud": audience, "sub": "a-client", "scope": "events", "iat": now, "exp": now + 3600,
+        });
+        self.key.token(&header, &claims)
+    }
+}
+
+async fn discovery(State(issuer): State<TokenIssuer>) -> Json<Value> {
+    let url = &issuer.url;
+    Json(json!({ "issuer": url, "jwks_uri": format!("{url}/keys") }))
+}
+
+async fn keys(State(issuer): State<TokenIssuer>) -> Json<Value> {
+    Json(issuer.key.published())
 }

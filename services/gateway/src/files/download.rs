@@ -17,6 +17,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::range::AskedRange;
 use crate::App;
+use crate::door::identity::Identity;
 use crate::events::publish::connected;
 use crate::problem::{NOT_FOUND, Problem, RANGE};
 use crate::request::{is_none_match, is_plain_id, path_after};
@@ -47,6 +48,9 @@ pub async fn file(State(app): State<Arc<App>>, request: Request) -> Result<Respo
         return Err(no_such_file());
     }
     let object = find(&app, id).await?;
+    if !may_read(owner_of(&request), &object) {
+        return Err(no_such_file());
+    }
     let name = object.metadata.get("name").map_or(id, String::as_str);
     let mut headers = as_attachment(name);
     headers.insert(
@@ -66,6 +70,12 @@ pub async fn derived(State(app): State<Arc<App>>, request: Request) -> Result<Re
     if !is_plain_id(id) || !is_plain_id(name) {
         return Err(no_such_file());
     }
+    // What was made of a file is of whoever owns the file.
+    if let Some(owner) = owner_of(&request)
+        && !may_read(Some(owner), &find(&app, id).await?)
+    {
+        return Err(no_such_file());
+    }
     let object_name = format!("{id}.{name}");
     let object = find(&app, &object_name).await?;
     let media_type = object.metadata.get("media_type").map(String::as_str);
@@ -79,6 +89,17 @@ pub async fn derived(State(app): State<Arc<App>>, request: Request) -> Result<Re
         HeaderValue::from_static("private, max-age=3600"),
     );
     send(&app, &object, &request, headers)
+}
+
+/// Owner as whom the policy lets the client act; `None` where it says nothing of owners.
+fn owner_of(request: &Request) -> Option<&str> {
+    let identity = request.extensions().get::<Identity>();
+    identity.and_then(|identity| identity.owner.as_deref())
+}
+
+/// Whether a file is the owner's. Others are not told that it is there.
+fn may_read(owner: Option<&str>, file: &Object) -> bool {
+    owner.is_none_or(|owner| file.metadata.get("owner").is_some_and(|of| of == owner))
 }
 
 async fn find(app: &App, object: &str) -> Result<Object, Problem> {

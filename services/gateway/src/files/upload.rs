@@ -183,7 +183,6 @@ impl App {
         } else {
             None
         };
-        let ours = before.is_none();
         let object = match before {
             Some(object) => self.compare(object, body).await?,
             None => self.store(&upload, body).await?,
@@ -192,9 +191,9 @@ impl App {
         let published = match self.announce(trace, &upload, &object, &sha256).await {
             Ok(published) => published,
             Err(problem) => {
-                // A file that was there before belongs to an upload that was accepted, and one whose event may have
-                // been taken must be there for whoever acts on it.
-                if ours && problem.kind() != UNKNOWN {
+                // One whose event may have been taken must be there for whoever acts on it, and one with a key of the
+                // client's may be that of another request, which was accepted; the next with this key finds it.
+                if !upload.keyed && problem.kind() != UNKNOWN {
                     self.take_back(&upload.file).await;
                 }
                 return Err(problem);
@@ -230,20 +229,27 @@ impl App {
             ("owner", &upload.owner),
             ("at", &at),
         ];
-        let object = self
+        let limit = self.config.max_file.0;
+        let stored = self
             .files
-            .put_object(
-                &upload.file,
-                &metadata,
-                body.stream(),
-                self.config.max_file.0,
-            )
-            .await
-            .map_err(put_problem)?;
+            .create_object(&upload.file, &metadata, body.stream(), limit);
+        let object = match stored.await {
+            Ok(object) => object,
+            Err(PutError::Taken { digest }) => return self.stored_meanwhile(upload, &digest).await,
+            Err(e) => return Err(put_problem(e)),
+        };
         self.metrics
             .upload_bytes
             .fetch_add(object.size, Ordering::Relaxed);
         Ok(object)
+    }
+
+    /// Object that another request has stored under the same key, if it is the same.
+    async fn stored_meanwhile(&self, upload: &Upload, digest: &str) -> Result<Object, Problem> {
+        let there = self.files.object(&upload.file).await?;
+        there
+            .filter(|there| there.digest == digest)
+            .ok_or_else(|| id_reuse(&upload.file))
     }
 
     /// A retry of an upload that is there: its bytes are read once more, only to see that they are the same.
@@ -328,6 +334,7 @@ fn put_problem(e: PutError) -> Problem {
     match e {
         PutError::Source(e) => broken(&e),
         PutError::TooLarge(limit) => too_large(limit),
+        PutError::Taken { .. } => id_reuse("of the file"),
         PutError::Publish(e) => {
             let problem = of_publish(e);
             // A chunk is never too large; a bucket at its limit takes no more.

@@ -67,17 +67,17 @@ impl Replies {
         flow: &str,
         sender: mpsc::Sender<Arc<PlainMessage>>,
     ) -> Result<(), Problem> {
-        if !self.types.lock().contains_key(ty) {
-            // Known to the server before the event that begins the flow: both go over one line.
-            let plain = self.bus.subscribe(ty).await?;
-            let keyed = self.bus.subscribe(&format!("{ty}.*")).await?;
-            let mut types = self.types.lock();
-            if !types.contains_key(ty) {
-                types.insert(ty.to_owned(), Flows::new());
-                tokio::spawn(self.clone().hear(ty.to_owned(), plain, keyed));
-            }
+        if let Some(flows) = self.types.lock().get_mut(ty) {
+            flows.entry(flow.to_owned()).or_default().push(sender);
+            return Ok(());
         }
+        // Known to the server before the event that begins the flow: both go over one line.
+        let plain = self.bus.subscribe(ty).await?;
+        let keyed = self.bus.subscribe(&format!("{ty}.*")).await?;
         let mut types = self.types.lock();
+        if !types.contains_key(ty) {
+            tokio::spawn(self.clone().hear(ty.to_owned(), plain, keyed));
+        }
         let flows = types.entry(ty.to_owned()).or_default();
         flows.entry(flow.to_owned()).or_default().push(sender);
         Ok(())

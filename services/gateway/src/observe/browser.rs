@@ -1,27 +1,18 @@
 //! Words for browsers: which pages of other sites may use the API, what may be made of an answer, and answers made smaller.
 
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use axum::middleware::Next;
 use axum::response::Response;
 use oncue_core::config::CorsConfig;
 use oncue_http::address::is_nobodys;
+use tower::{Layer as _, ServiceExt as _};
 use tower_http::compression::predicate::{NotForContentType, SizeAbove};
 use tower_http::compression::{CompressionLayer, Predicate};
-use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
-/// Headers that scripts of those pages may set.
-const ALLOWED: [HeaderName; 9] = [
-    header::AUTHORIZATION,
-    header::CONTENT_TYPE,
-    header::IF_NONE_MATCH,
-    header::RANGE,
-    HeaderName::from_static("x-api-key"),
-    HeaderName::from_static("idempotency-key"),
-    HeaderName::from_static("prefer"),
-    HeaderName::from_static("traceparent"),
-    HeaderName::from_static("oncue-track"),
-];
-/// Headers that they may read.
-const EXPOSED: [HeaderName; 9] = [
+/// Headers of answers that scripts of pages of other sites may read.
+const EXPOSED: [HeaderName; 13] = [
     header::ETAG,
     header::LINK,
     header::LOCATION,
@@ -31,20 +22,48 @@ const EXPOSED: [HeaderName; 9] = [
     HeaderName::from_static("oncue-version"),
     HeaderName::from_static("ratelimit"),
     HeaderName::from_static("ratelimit-policy"),
+    HeaderName::from_static("ce-id"),
+    HeaderName::from_static("ce-type"),
+    HeaderName::from_static("preference-applied"),
+    header::CONTENT_RANGE,
 ];
 /// Answers that are not worth the work below this many bytes.
 const SMALLEST: u16 = 1024;
 
-/// Answers to preflights, and headers that let pages of the named sites read.
+/// Methods that those scripts may use, of routes as well.
+const METHODS: [Method; 6] = [
+    Method::GET,
+    Method::HEAD,
+    Method::POST,
+    Method::PUT,
+    Method::PATCH,
+    Method::DELETE,
+];
+
+/// Rights of pages of the named sites, which may send any header, as other clients may.
 pub fn cors(config: &CorsConfig) -> CorsLayer {
     let origins = config.origins.iter();
     let origins = origins.filter_map(|origin| HeaderValue::from_str(origin).ok());
     CorsLayer::new()
         .allow_origin(AllowOrigin::list(origins))
-        .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::PUT])
-        .allow_headers(ALLOWED)
+        .allow_methods(METHODS)
+        .allow_headers(AllowHeaders::mirror_request())
         .expose_headers(EXPOSED)
         .max_age(config.max_age())
+}
+
+/// Answers preflights, and adds headers that let pages of the named sites read. An `OPTIONS` that is no preflight is none of its.
+pub async fn share(State(cors): State<CorsLayer>, request: Request, next: Next) -> Response {
+    let is_preflight = request
+        .headers()
+        .contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+    if request.method() == Method::OPTIONS && !is_preflight {
+        return next.run(request).await;
+    }
+    match cors.layer(next).oneshot(request).await {
+        Ok(response) => response,
+        Err(never) => match never {},
+    }
 }
 
 /// Compression of text. Files of clients are sent as they are: most are compressed, and parts of them can be asked for.

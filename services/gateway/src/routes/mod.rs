@@ -25,7 +25,7 @@ use crate::door::policies::Policy;
 use crate::door::{Guarded, admit, enter};
 use crate::events::{handshake, listen, webhook};
 use crate::files::{download, upload};
-use crate::observe::browser::{compression, cors};
+use crate::observe::browser::{compression, cors, share};
 use crate::observe::health;
 use crate::observe::trace::Trace;
 use crate::problem::{METHOD, NOT_FOUND, NOT_READY, Problem};
@@ -64,13 +64,14 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/openapi.json", get(openapi::get))
         .fallback(other)
         .method_not_allowed_fallback(method_not_allowed)
-        .layer(compression())
-        .layer(from_fn_with_state(app.clone(), observe::observe));
-    match &app.config.cors {
-        Some(allowed) => router.layer(cors(allowed)),
+        .layer(compression());
+    let router = match &app.config.cors {
+        Some(allowed) => router.layer(from_fn_with_state(cors(allowed), share)),
         None => router,
-    }
-    .with_state(app)
+    };
+    router
+        .layer(from_fn_with_state(app.clone(), observe::observe))
+        .with_state(app)
 }
 
 /// Webhooks, whose signatures say who sends them; each counts for a limit of its own.

@@ -1,14 +1,8 @@
 //! The gateway's door: what tokens and limits cost beside an open one, and a good client beside a crowd that only stands there.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::extract::State;
-use axum::routing::get;
-use axum::{Json, Router};
-use oncue_proto::event::now_ms;
-use serde_json::{Value, json};
 use tokio::net::TcpSocket;
 
 use crate::bench::arena::{Arena, Profile};
@@ -17,7 +11,7 @@ use crate::bench::paint::progress;
 use crate::bench::plan::{Case, Figure, Goal, Plan, Row};
 use crate::bench::stats::percentile;
 use crate::cluster::{Process, free_port, wait_for_port};
-use crate::issuer::IssuerKey;
+use crate::issuer::TokenIssuer;
 
 const CLIENTS: u64 = 32;
 /// Requests in a second at which answers are timed.
@@ -32,12 +26,12 @@ const FILE: u64 = 64 << 20;
 
 pub async fn door(plan: Plan) -> Case {
     let mut case = Case::default();
-    let issuer = Issuer::start().await;
+    let issuer = TokenIssuer::start().await;
     let streams = "[streams.web]\nmax_bytes = \"4GiB\"\n[streams.objects]\nmax_bytes = \"3GiB\"\n";
     let mut arena = Arena::with(Profile::Fast, streams).await;
     let open = arena.cluster.dir.join("oncue.toml");
     let text = std::fs::read_to_string(&open).expect("the file of the app");
-    let token = format!("authorization: Bearer {}\r\n", issuer.token());
+    let token = format!("authorization: Bearer {}\r\n", issuer.token("bench"));
     let auth = format!(
         "[auth.clients]\nissuer = \"{}\"\naudience = [\"bench\"]\nscopes = [\"events\"]\n\
          [limit.clients]\nrate = 1000000\nper = \"1s\"\nby = \"identity\"\n[gateway]\nauth = \"clients\"\n",
@@ -211,46 +205,4 @@ async fn good_client(port: u16) -> f64 {
         percentile(&mut times, 0.99)
     };
     tokio::task::spawn_blocking(load).await.expect("the client")
-}
-
-/// An issuer of tokens, with one key.
-#[derive(Clone)]
-struct Issuer {
-    url: String,
-    key: Arc<IssuerKey>,
-}
-
-impl Issuer {
-    async fn start() -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await;
-        let listener = listener.expect("a port");
-        let issuer = Self {
-            url: format!("http://{}", listener.local_addr().expect("an address")),
-            key: Arc::new(IssuerKey::new()),
-        };
-        let router = Router::new()
-            .route("/.well-known/openid-configuration", get(discovery))
-            .route("/keys", get(keys))
-            .with_state(issuer.clone());
-        tokio::spawn(async move { axum::serve(listener, router).await });
-        issuer
-    }
-
-    fn token(&self) -> String {
-        let now = now_ms() / 1000;
-        let header = json!({ "alg": "ES256", "kid": IssuerKey::KID, "typ": "JWT" });
-        let claims = json!({
-            "iss": self.url, "aud": "bench", "sub": "a-client", "scope": "events", "iat": now, "exp": now + 3600,
-        });
-        self.key.token(&header, &claims)
-    }
-}
-
-async fn discovery(State(issuer): State<Issuer>) -> Json<Value> {
-    let url = &issuer.url;
-    Json(json!({ "issuer": url, "jwks_uri": format!("{url}/keys") }))
-}
-
-async fn keys(State(issuer): State<Issuer>) -> Json<Value> {
-    Json(issuer.key.published())
 }

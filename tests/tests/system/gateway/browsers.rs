@@ -52,6 +52,31 @@ async fn only_pages_that_are_named_may_use_the_api() {
         .await
         .problem(403, "forbidden");
     assert_eq!(gateway.messages("web").await, 1);
+    // What is no preflight is answered as always, and a preflight under a name that is not this gateway's is not.
+    let sender = [("webhook-request-origin", "sender.example")];
+    let leave = gateway.send("OPTIONS", VIEWED, &sender, "").await;
+    let origin = leave.header("webhook-allowed-origin");
+    assert_eq!((leave.status, origin), (200, Some("sender.example")));
+    let elsewhere = [
+        ("host", "elsewhere.example"),
+        ("origin", "https://shop.example"),
+        ("access-control-request-method", "POST"),
+    ];
+    let misdirected = gateway.send("OPTIONS", VIEWED, &elsewhere, "").await;
+    misdirected.problem(421, "misdirected");
+    let asked = [
+        ("origin", "https://shop.example"),
+        ("access-control-request-method", "DELETE"),
+        ("access-control-request-headers", "ce-id,x-tenant"),
+    ];
+    let of_a_route = gateway.send("OPTIONS", VIEWED, &asked, "").await;
+    let methods = of_a_route.header("access-control-allow-methods").unwrap();
+    assert!(
+        methods.contains("DELETE") && methods.contains("PATCH"),
+        "{methods}"
+    );
+    let headers = of_a_route.header("access-control-allow-headers").unwrap();
+    assert!(headers.contains("x-tenant"), "{headers}");
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use oncue_proto::event;
 use oncue_proto::files::FileUploaded;
 use oncue_tests::cluster::{Cluster, wait_for};
 use oncue_tests::http::{Answer, JSON};
+use oncue_tests::issuer::TokenIssuer;
 use prost::Message as _;
 use serde_json::{Value, json};
 
@@ -188,6 +189,42 @@ async fn a_file_belongs_to_whoever_sent_it() {
     let stored = gateway.message("files", 1).await;
     let uploaded = FileUploaded::decode(&stored.payload[..]).unwrap();
     assert_eq!(uploaded.owner, "shop");
+    // Nobody else is told that it is there, whatever ids can be worked out of a key.
+    let path = format!("/v1/files/{}", uploaded.file);
+    let own = gateway.send("GET", &path, &[credential], "").await;
+    assert_eq!((own.status, &*own.text()), (200, "x"));
+    let key = ApiKey::issue("other", ["events".to_owned()].into(), None).expect("a key");
+    let store = gateway.cluster.store().await;
+    store.add_api_key(&key.key).await.expect("kept");
+    let other = ("x-api-key", &*key.token);
+    for path in [path.clone(), format!("{path}/derived/thumbnail")] {
+        let refused = gateway.send("GET", &path, &[other], "").await;
+        refused.problem(404, "not-found");
+    }
+}
+
+/// A token that was taken before is not held up by the bad ones of others behind the same address, and no other one passes.
+#[tokio::test]
+async fn bad_tokens_of_others_hold_up_no_good_one() {
+    let issuer = TokenIssuer::start().await;
+    let auth = format!(
+        "[auth.a]\nissuer = \"{}\"\naudience = [\"shop\"]\nscopes = [\"events\"]\n[gateway]\nauth = \"a\"\n",
+        issuer.url
+    );
+    let gateway = Gateway::with(&auth, Guards::default()).await;
+    let good = format!("Bearer {}", issuer.token("shop"));
+    let credential = ("authorization", good.as_str());
+    assert_eq!(view(&gateway, credential).await.status, 202);
+    let bad = format!("Bearer {}", issuer.token("another"));
+    let mut statuses = BTreeSet::new();
+    for _ in 0..60 {
+        statuses.insert(view(&gateway, ("authorization", &bad)).await.status);
+    }
+    assert_eq!(statuses, [401, 429].into(), "the brake is on");
+    assert_eq!(view(&gateway, credential).await.status, 202);
+    let unknown = format!("Bearer {}x", issuer.token("shop"));
+    let refused = view(&gateway, ("authorization", &unknown)).await;
+    assert_eq!(refused.status, 429, "{}", refused.text());
 }
 
 /// Commands that read one field of a hash, which is how a key is looked up.

@@ -8,7 +8,7 @@ use oncue_proto::files::FileUploaded;
 use oncue_tests::cluster::{Stored, wait_for};
 use prost::Message as _;
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::Gateway;
@@ -279,6 +279,38 @@ async fn a_retry_gives_the_same_file() {
         )
         .await;
     assert!(other.status == 202 && other.json()["file"] != first.json()["file"]);
+}
+
+/// Two requests with one key at a time: one file stands, and whoever was told that it does is right.
+#[tokio::test]
+async fn two_uploads_under_one_key_leave_the_file_that_was_accepted() {
+    for (second, status) in [("world", 409), ("hello", 202)] {
+        let gateway = Gateway::start().await;
+        let head = "PUT /v1/files/a.txt HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nidempotency-key: up-7\r\n\
+                    content-length: 5\r\n\r\n";
+        let mut slow = TcpStream::connect(gateway.at).await.unwrap();
+        let begun = [head, &second[..1]].concat();
+        slow.write_all(begun.as_bytes()).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let key = [("idempotency-key", "up-7")];
+        let first = gateway.send("PUT", "/v1/files/a.txt", &key, "hello").await;
+        assert_eq!(first.status, 202, "{}", first.text());
+        slow.write_all(&second.as_bytes()[1..]).await.unwrap();
+        let mut answer = String::new();
+        slow.read_to_string(&mut answer).await.unwrap();
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}")),
+            "{answer}"
+        );
+        let file = first.json()["file"].as_str().unwrap().to_owned();
+        let there = gateway.get(&format!("/v1/files/{file}")).await;
+        assert_eq!((there.status, &*there.text()), (200, "hello"));
+        assert_eq!(gateway.messages("files").await, 1);
+        wait_for("the other bytes to go", || async {
+            stored(&gateway).await.messages == 2
+        })
+        .await;
+    }
 }
 
 #[tokio::test]

@@ -184,6 +184,11 @@ async fn slack_is_shown_that_we_are_here_and_old_copies_are_refused() {
         .send("POST", "/v1/webhooks/slack", &[JSON], &challenge)
         .await;
     unsigned.problem(401, "unsigned");
+    // Spelled otherwise it would pass by the limit.
+    let spelled = gateway
+        .send("POST", "/v1/webhooks/sl%61ck", &[JSON], &challenge)
+        .await;
+    spelled.problem(404, "not-found");
     let said = json!({ "event_id": "Ev1", "event": { "channel": "C1", "user": "U1" } }).to_string();
     let answer = slack(&gateway, 1, &said).await;
     assert_eq!(answer.status, 202, "{}", answer.text());

@@ -42,6 +42,16 @@ impl Issuer {
             TokenError::Invalid(why) => invalid(why),
             TokenError::Away => away(e.to_string()),
         })?;
+        self.identity(claims)
+    }
+
+    /// As [`identify`](Self::identify), for a token that was verified before; `None` for any other.
+    pub async fn recall(&self, token: &str) -> Option<Result<Identity, Problem>> {
+        let claims = self.verifier.known_claims(token).await?;
+        Some(self.identity(claims))
+    }
+
+    fn identity(&self, claims: Map<String, Value>) -> Result<Identity, Problem> {
         self.check_claims(&claims)?;
         Ok(Identity {
             subject: subject(&claims),

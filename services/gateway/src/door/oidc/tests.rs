@@ -180,6 +180,13 @@ async fn tokens_of_the_issuer_are_taken() {
         );
     }
     assert_eq!(provider.fetches.load(Ordering::Relaxed), 1);
+    // Remembered, and no other one is.
+    let known = issuer.recall(&ec.token("a", &provider.claims())).await;
+    assert!(known.is_none(), "signed once more it is another token");
+    let token = ec.token("a", &provider.claims());
+    assert_eq!(judge(&issuer, &token).await.0, 200);
+    let known = issuer.recall(&token).await;
+    assert!(known.is_some_and(|known| known.is_ok()));
 }
 
 #[tokio::test]
