@@ -431,6 +431,25 @@ impl Entry {
         }
     }
 
+    /// As [`to_protobuf`](Self::to_protobuf), for what is shown to others than who sent it.
+    ///
+    /// # Errors
+    /// [`CatalogError::Malformed`]: the payload is not of this type. Of a type with sensitive fields it does not say
+    /// why, since that may quote one.
+    pub fn to_protobuf_discreetly(
+        &self,
+        format: Format,
+        payload: &[u8],
+    ) -> Result<Vec<u8>, CatalogError> {
+        self.to_protobuf(format, payload).map_err(|why| {
+            if self.is_sensitive() {
+                self.malformed("why is not said, since it has sensitive fields")
+            } else {
+                why
+            }
+        })
+    }
+
     /// Whether such events hold a sensitive field, however deep: then nobody shows their bytes either.
     pub fn is_sensitive(&self) -> bool {
         self.sensitive.are_in(&self.message)

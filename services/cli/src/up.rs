@@ -277,7 +277,7 @@ struct StartedServers {
     contracts: Contracts,
 }
 
-/// All that runs once everything is ready.
+/// All that runs once everything is started.
 struct Running<'s> {
     autoscaler: Autoscaler<'s>,
     upkeep: Upkeep,
@@ -309,14 +309,22 @@ impl Launch {
                 store,
                 nats,
             }) => {
-                log::print(&self.ready_text(&pools));
+                let announced = async {
+                    match self.until_ready(&bus, &pools, supervisor).await {
+                        Ok(()) => {
+                            log::print(&self.ready_text(&pools));
+                            std::future::pending().await
+                        }
+                        Err(failure) => failure,
+                    }
+                };
                 let id = service::id();
                 let restarts = restart::serve(
                     supervisor,
                     &bus,
                     &pools,
                     &id,
-                    async |functions| self.let_in(functions, &bus, &store).await,
+                    async |functions| self.let_in(functions, &pools, &bus, &store).await,
                     async |credentials| {
                         self.renew_rights(credentials, nats.as_deref(), &bus, &store)
                             .await
@@ -324,7 +332,9 @@ impl Launch {
                 );
                 let config = &self.settings.config;
                 let bounds = bounds::follow(&bus, &pools, config, &supervisor.log);
+                // One function that does not get ready keeps no other from its work, nor from being restarted.
                 tokio::select! {
+                    failure = announced => failure,
                     never = autoscaler.run() => match never {},
                     ended = bounds => match ended {
                         Ok(never) => match never {},
@@ -385,7 +395,6 @@ impl Launch {
         supervisor
             .gateway
             .run(programs::console(settings, &env, &self.logs)?);
-        self.until_ready(&bus, &pools, supervisor).await?;
         Ok(Running {
             autoscaler,
             upkeep,
@@ -454,10 +463,17 @@ impl Launch {
     async fn let_in(
         &self,
         functions: &[String],
+        pools: &Pools,
         bus: &Bus,
         store: &Store,
     ) -> Result<Vec<String>, Failure> {
         let settings = self.settings.read_anew()?;
+        if settings.config.app != self.config.app {
+            let now = &settings.config.app;
+            let was = &self.config.app;
+            let why = format_args!("oncue.toml is of the app {now} now, and this runs {was}");
+            return Err(Failure::failed(why).advise("stop this `oncue up`, and start another"));
+        }
         // Programs that are not restarted stay what they are, also where another one lies there now.
         let (manifests, contracts) = tokio::join!(
             manifests::anew(&settings, functions, store),
@@ -468,16 +484,35 @@ impl Launch {
         if let Some(why) = contracts.warnings.first() {
             return Err(Failure::failed(why));
         }
-        let layout = Layout {
+        let manifests = manifests?;
+        let mut layout = Layout {
             config: &settings.config,
-            manifests: &manifests?,
+            manifests: &manifests,
             contracts: &contracts.programs,
-            mode: Mode::Apply,
+            mode: Mode::Look,
             // What was said at the start held for the start.
             consent: &apply::Consent::default(),
         };
-        let changed = layout.make(bus, store).await;
-        changed.map_err(|e| e.advise("`oncue check` says more; all processes run on as they were"))
+        // Looked at as a whole first: what one function is refused for must not be half done for the others.
+        let mut changed = Vec::new();
+        for mode in [Mode::Look, Mode::Apply] {
+            layout.mode = mode;
+            let made = layout.make(bus, store).await;
+            changed = made.map_err(|e| {
+                e.advise("`oncue check` says more; all processes run on as they were")
+            })?;
+        }
+        for manifest in &manifests {
+            if !functions.is_empty() && !functions.contains(&manifest.name) {
+                continue;
+            }
+            let env = self.environment(&Role::Function(manifest.name.clone()))?;
+            let spec = programs::function(&settings, &manifest.name, &env, &self.hands)?;
+            if let Some(pool) = pools.lock().get_mut(&manifest.name) {
+                pool.renew(manifest, &settings.config, spec);
+            }
+        }
+        Ok(changed)
     }
 
     /// Gives everybody the rights that follow from the programs as they were let in.

@@ -121,7 +121,13 @@ async fn keep(
         } else {
             (delay * 2).min(REPLACE_MOST)
         };
-        tracing::error!(place, "{}; another one takes its place", why.text);
+        // The text may quote what the child has written; the letters of its events have it.
+        let text = if why.class == "protocol" && !oncue_telemetry::shows_messages() {
+            "the child broke the rules of its protocol"
+        } else {
+            &why.text
+        };
+        tracing::error!(place, "{text}; another one takes its place");
         tokio::select! {
             () = tokio::time::sleep(delay) => {}
             () = told_to_stop(&mut stopping) => return,

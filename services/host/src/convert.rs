@@ -225,7 +225,7 @@ impl Description {
             Some(Format::Protobuf) => output.payload,
             Some(Format::Json) => emitted
                 .entry
-                .to_protobuf(Format::Json, &output.payload)
+                .to_protobuf_discreetly(Format::Json, &output.payload)
                 .map_err(|e| rejection(format!("it emitted a {}: {e}", emitted.ty)))?
                 .into(),
             None => {

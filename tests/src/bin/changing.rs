@@ -8,11 +8,13 @@
 //! | `broken` | a row whose `count` is a list, without a version of its own |
 //! | `trigger` | acts on milestones in place of views |
 //! | `key` | counts by visitor |
+//! | `domain` | acts on files in place of views |
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use oncue::{Context, Function, Result, State};
+use oncue_app_events::files::FileInspected;
 use oncue_app_events::web::{PageMilestone, PageViewed};
 use serde::{Deserialize, Serialize};
 
@@ -89,12 +91,18 @@ async fn milestones(_: PageMilestone, row: &mut First, _: &Context) -> Result<()
     Ok(())
 }
 
+async fn files(_: FileInspected, row: &mut First, _: &Context) -> Result<()> {
+    row.count += 1;
+    Ok(())
+}
+
 fn main() -> ExitCode {
     const NAME: &str = "changing";
     match std::env::var("ONCUE_TEST_CHANGE").as_deref() {
         Ok("rows") => oncue::run(Function::new(NAME, second).version("2.0.0")),
         Ok("broken") => oncue::run(Function::new(NAME, broken)),
         Ok("trigger") => oncue::run(Function::new(NAME, milestones)),
+        Ok("domain") => oncue::run(Function::new(NAME, files)),
         Ok("key") => oncue::run(
             Function::new(NAME, first)
                 .keyed_by("visitor", |view: &PageViewed| view.visitor.clone()),

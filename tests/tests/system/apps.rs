@@ -153,6 +153,45 @@ async fn letters_of(bus: &Bus) -> u64 {
 }
 
 /// Twin: without names of their own they are one app, and share what they count.
+/// Streams that apps share are not put back over what another one has in them, and are in the backup of each.
+#[tokio::test]
+async fn a_backup_is_not_put_back_over_another_app() {
+    let cluster = first("").await;
+    let shop = Second::new(&cluster, "shop", "");
+    assert_eq!(oncue(&cluster, &["apply"]).0, 0);
+    assert_eq!(shop.oncue(&cluster, &["apply"]).0, 0);
+    cluster.plain_publish([("web.page.viewed", "{".to_owned())]);
+    let mut theirs = shop.start(&cluster, "count-views").await;
+    let bus = cluster.bus().await.of_app(&shop.name);
+    until("a letter of the second", async || {
+        let counts = oncue_admin::dead_letters::counts(&bus).await.ok()?;
+        (counts.get("count-views") == Some(&1)).then_some(())
+    })
+    .await;
+    theirs.stop().await;
+    let dir = |name: &str| cluster.dir.join(name).display().to_string();
+    let (code, text) = oncue(&cluster, &["backup", &dir("of-first")]);
+    assert!(code == 0 && text.contains("of the app shop"), "{text}");
+    let (code, text) = oncue(
+        &cluster,
+        &["restore", &dir("of-first"), "--replace", "--yes"],
+    );
+    assert!(
+        code != 0 && text.contains("nothing was removed"),
+        "{code} {text}"
+    );
+    assert_eq!(letters_of(&bus).await, 1, "{text}");
+    let (code, text) = shop.oncue(&cluster, &["backup", &dir("of-second")]);
+    assert_eq!(code, 0, "{text}");
+    for stream in ["dlq", "KV_oncue"] {
+        let file = cluster
+            .dir
+            .join("of-second")
+            .join(format!("{stream}.stream"));
+        assert!(file.is_file(), "{stream}: {text}");
+    }
+}
+
 #[tokio::test]
 async fn two_apps_of_one_name_are_found_out() {
     let cluster = first("").await;

@@ -188,6 +188,33 @@ async fn a_trigger_changes_once_nothing_of_the_old_one_waits() {
     first.oncue(&["doctor"]).lacks("went back in time");
 }
 
+/// A function that moves to another domain would leave its consumer behind with all that waits.
+#[tokio::test]
+async fn a_function_moves_to_another_domain_once_nothing_is_left_behind() {
+    let cluster = cluster().await;
+    let store = cluster.store().await;
+    let first = version(&cluster, "");
+    let moved = version(&cluster, "domain");
+    first.oncue(&["apply"]).says(0, &[]);
+    cluster.plain_publish((0..3).map(view));
+    for command in ["apply", "check"] {
+        let said = [
+            "domain web so far, of which 3 wait",
+            "oncue remove changing",
+        ];
+        moved.oncue(&[command]).says(1, &said);
+    }
+    let mut worker = first.start().await;
+    all_counted(&cluster, &store, 3).await;
+    worker.stop().await;
+    moved.oncue(&["apply"]).says(1, &["of which 0 wait"]);
+    moved.oncue(&["remove", "changing", "--yes"]).says(0, &[]);
+    moved
+        .oncue(&["apply"])
+        .says(0, &["+ consumer files/app_changing"]);
+    moved.start().await.stop().await;
+}
+
 /// The broken twin: with the consumer given its new trigger past `oncue apply`, what waited is passed over, and missed.
 #[tokio::test]
 async fn a_trigger_that_is_changed_by_hand_loses_what_waits() {

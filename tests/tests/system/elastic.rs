@@ -456,6 +456,49 @@ fn restart(cluster: &Cluster, args: &[&str]) -> (Option<i32>, String) {
     )
 }
 
+/// A program that says what it is and then ends keeps no other function from being woken, scaled and restarted; and one that sleeps
+/// is not removed under an `oncue up` that would wake it.
+#[tokio::test]
+async fn one_function_that_never_gets_ready_holds_up_no_other() {
+    let mut cluster = small_cluster(
+        "[functions.count-views]\n[functions.rank-pages]\nmin = 0\n[functions.record]\n",
+    )
+    .await;
+    let bin = programs(&cluster, &["rank-pages", "record"]);
+    let real = oncue_tests::cluster::built("count-views");
+    let script = format!(
+        "#!/bin/sh\ncase \"$1\" in --*) exec {} \"$@\";; esac\nexit 1\n",
+        real.display()
+    );
+    let broken = bin.join("count-views");
+    std::fs::write(&broken, script).expect("written");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&broken, mode).expect("executable");
+    cluster.set("ONCUE_BIN_DIR", &bin.display().to_string());
+    let gateway = format!("127.0.0.1:{}", free_port());
+    cluster.set("ONCUE_GATEWAY_LISTEN", &gateway);
+    cluster.set("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9");
+    let up = cluster.spawn("oncue", &["up"]);
+    until_asleep(&cluster, "rank-pages").await;
+    let removed = cluster.output("oncue", &["remove", "rank-pages", "--yes"]);
+    let text = String::from_utf8_lossy(&removed.stderr).into_owned();
+    assert!(
+        !removed.status.success() && text.contains("sleeps"),
+        "{text}"
+    );
+    let milestone = json!({ "page": "/a", "views": 10 }).to_string();
+    cluster.plain_publish([("web.page.milestone", milestone)]);
+    let store = cluster.store().await;
+    until("it is woken", async || {
+        let rank = cluster.field(&store, "rankings", "all", "/a").await;
+        (!rank.is_empty()).then_some(())
+    })
+    .await;
+    let (code, text) = restart(&cluster, &["record"]);
+    assert!(code == Some(0) && text.contains("is ready"), "{text}");
+    assert!(!up.log().contains("ready in"), "{}", up.log());
+}
+
 /// Processes are replaced under load, one after the other: nothing is lost, nothing counts twice. One that does not become
 /// ready ends it, and those that run go on.
 #[tokio::test]

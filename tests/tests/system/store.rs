@@ -1,10 +1,12 @@
 //! One suite, both stores: whatever the map answers, Redis must answer, and the other way round.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use oncue::testing::MapStore;
 use oncue_core::store::{
-    Change, CommitEvent, Expected, Mark, Op, Purpose, Read, RowChange, RowKey, Run, StateValue,
-    Status, StoredOutputs,
+    Change, CommitEvent, Entry, Expected, Keys, Mark, Op, Purpose, Read, RowChange, RowKey, Run,
+    StateValue, Status, StoredOutputs,
 };
 use oncue_proto::event::{self, Incoming, Origin};
 use oncue_tests::any_store::AnyStore;
@@ -854,4 +856,43 @@ async fn outputs_of_a_commit_that_never_came_expire() {
         -1,
         "what is committed stays until it is published"
     );
+}
+
+/// A ledger opens no step for others by an event that one function alone was sent, and stays for as long as the longest that was
+/// asked for.
+#[tokio::test]
+async fn a_ledger_waits_for_nobody_who_is_not_asked() {
+    let cluster = Cluster::new("").await;
+    let store = cluster.any_store().await;
+    for function in [FUNCTION, "other"] {
+        cluster.redis_ok(&["SADD", "app:l:web.page.viewed", function]);
+    }
+    let ledger = Keys::default().flow("f");
+    let entry = |id: &str, keep: u64, is_own: bool| Entry {
+        flow: "f".to_owned(),
+        keep: Duration::from_secs(keep),
+        id: id.to_owned(),
+        ty: "web.page.viewed".to_owned(),
+        content: "[]".to_owned(),
+        is_own,
+        follows: Vec::new(),
+    };
+    let mut open = Vec::new();
+    for (id, keep, is_own) in [
+        ("edited", 1000, true),
+        ("all", 5000, false),
+        ("late", 100, true),
+    ] {
+        let event = CommitEvent {
+            entry: Some(Box::new(entry(id, keep, is_own))),
+            ..handled(id, "/")
+        };
+        assert_eq!(commit(&store, alone(event)).await, [Status::Applied]);
+        let other = cluster.redis_ok(&["HEXISTS", &ledger, &format!("s:{id}:other")]);
+        open.push(other);
+    }
+    assert_eq!(open, ["0", "1", "0"]);
+    assert_eq!(cluster.redis_ok(&["HGET", &ledger, "n"]), "1");
+    let ttl: u64 = cluster.redis_ok(&["TTL", &ledger]).parse().expect("a time");
+    assert!((4000..=5000).contains(&ttl), "{ttl}");
 }

@@ -24,7 +24,7 @@ use super::supervisor::Supervisor;
 /// Time between two looks at the consumers.
 /// A sleeper is woken by its event and not by this, so a second is the delay of growing only.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// Time a look may take: an event that wakes a function does not wait longer for it.
+/// Time a question about one function may take.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(3);
 /// Between two looks at what sleepers have left behind.
 const BEHIND_INTERVAL: Duration = Duration::from_secs(10);
@@ -148,14 +148,14 @@ impl<'s> Autoscaler<'s> {
         self.keep_bounds();
         let subjects = self.subjects();
         let now = self.began.elapsed();
-        let samples = match timeout(LOOK_TIMEOUT, self.sampler.look(&subjects, now)).await {
-            Ok(Ok(samples)) => samples,
-            // Nothing is scaled on what is not known: every function keeps the workers it has.
-            Ok(Err(e)) => return self.report_look_error(&e.to_string()),
-            Err(_) => return self.report_look_error("NATS does not answer"),
-        };
-        if self.look_error.take().is_some() {
-            self.note("the consumers can be looked at again");
+        let (samples, failed) = self.sampler.look(&subjects, now).await;
+        match failed {
+            // What is not known is not scaled on: such a function keeps the workers it has.
+            Some(why) => self.report_look_error(&why),
+            None if self.look_error.take().is_some() => {
+                self.note("the consumers can be looked at again");
+            }
+            None => {}
         }
         // Starting is done at once, stopping at the end: it asks the workers, and events are not to wait for that.
         let mut scale_downs = Vec::new();
@@ -215,7 +215,7 @@ impl<'s> Autoscaler<'s> {
     fn report_look_error(&mut self, why: &str) {
         if self.look_error.as_deref() != Some(why) {
             self.supervisor.log.warn(&format!(
-                "cannot look at the consumers, so nothing is scaled: {why}"
+                "cannot look at all consumers, so what is not known is not scaled: {why}"
             ));
             self.look_error = Some(why.to_owned());
         }

@@ -13,12 +13,20 @@ use parking_lot::Mutex;
 
 use crate::exit::Failure;
 
-/// Program of the shell. Each line is the whole list. Three seconds are enough for the servers to close their files.
+/// Program of the shell. Each line is the whole list; the first argument says how many seconds the processes have to end by themselves.
 const GUARD_SCRIPT: &str = r#"trap '' HUP INT TERM
 while read -r line; do pids=$line; done
 [ -z "$pids" ] && exit
 kill -TERM $pids 2>/dev/null
-sleep 3
+n=$1
+while [ "$n" -gt 0 ]; do
+  left=
+  for pid in $pids; do kill -0 "$pid" 2>/dev/null && left="$left $pid"; done
+  pids=$left
+  [ -z "$pids" ] && exit
+  sleep 1
+  n=$((n - 1))
+done
 kill -KILL $pids 2>/dev/null"#;
 
 pub struct OrphanGuard(Mutex<GuardShell>);
@@ -31,9 +39,19 @@ struct GuardShell {
 }
 
 impl OrphanGuard {
+    /// A guard of programs that end soon: the servers close their files.
     pub fn start() -> Result<Self, Failure> {
+        Self::with_patience(3)
+    }
+
+    /// A guard of an `oncue up`, which lets each of its groups finish what is in flight.
+    pub fn of_up() -> Result<Self, Failure> {
+        Self::with_patience(45)
+    }
+
+    fn with_patience(seconds: u32) -> Result<Self, Failure> {
         let mut process = Command::new("sh")
-            .args(["-c", GUARD_SCRIPT])
+            .args(["-c", GUARD_SCRIPT, "sh", &seconds.to_string()])
             .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())

@@ -63,6 +63,22 @@ impl Pool {
         }
     }
 
+    /// Has workers that begin from now on be of this program. How many there may be stays as somebody has set it.
+    pub fn renew(&mut self, manifest: &Manifest, config: &Config, spec: ProcessSpec) {
+        let scale = self.limits.scale;
+        let renewed = Self::new(manifest, config, spec);
+        if self.filters != renewed.filters {
+            // It listens for other events from now on.
+            self.wake_listener = None;
+        }
+        self.filters = renewed.filters;
+        self.spec = renewed.spec;
+        self.limits = PoolLimits {
+            scale,
+            ..renewed.limits
+        };
+    }
+
     /// Workers that run, with those that were told to stop and have not yet ended.
     pub fn workers(&self) -> &[Worker] {
         &self.workers

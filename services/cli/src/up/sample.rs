@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures::future::try_join_all;
 use oncue_core::bus::info::ConsumerInfo;
 use oncue_core::bus::{ApiError, Bus};
+use tokio::time::timeout;
 
 use super::scale::Sample;
 
@@ -19,6 +20,9 @@ const FEW_CONSUMERS: usize = 8;
 const SLEEPER_INTERVAL: Duration = Duration::from_secs(5);
 /// Interval for everybody, whatever the stream says: a consumer that was rewound has new work and no new event.
 const LONGEST_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Time that the look at a stream may take: an event that wakes a function does not wait longer for it.
+const STREAM_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A function to look at.
 #[derive(Debug, Clone)]
@@ -48,41 +52,58 @@ impl Sampler {
         }
     }
 
-    /// Samples known now of all that are awake, and news of those that are not.
+    /// Samples known now of all that are awake, and news of those that are not. A stream that does not answer keeps no other from
+    /// being looked at; the error is of all that did not.
     pub async fn look(
         &mut self,
         subjects: &[Subject],
         now: Duration,
-    ) -> Result<Vec<(String, Sample)>, ApiError> {
+    ) -> (Vec<(String, Sample)>, Option<String>) {
         let mut streams: BTreeMap<&str, Vec<&Subject>> = BTreeMap::new();
         for subject in subjects {
             streams.entry(&subject.stream).or_default().push(subject);
         }
         let mut found = Vec::new();
+        let mut failed = None;
         for (stream, subjects) in streams {
-            // Read before the consumers: an event that comes in between is then seen twice rather than not at all.
-            let end = self.bus.stream_info(stream).await?.state.last_seq;
-            let (due, quiet): (Vec<&Subject>, Vec<&Subject>) = subjects
-                .into_iter()
-                .partition(|s| is_due(self.seen.get(&s.name), s.awake, end, now));
-            for (name, sample) in ask(&self.bus, stream, &due).await? {
-                self.seen.insert(
-                    name.clone(),
-                    Seen {
-                        sample,
-                        end,
-                        at: now,
-                    },
-                );
-                found.push((name, sample));
+            match timeout(STREAM_TIMEOUT, self.look_at(stream, subjects, now)).await {
+                Ok(Ok(samples)) => found.extend(samples),
+                Ok(Err(e)) => failed = Some(format!("stream {stream}: {e}")),
+                Err(_) => failed = Some(format!("stream {stream} does not answer")),
             }
-            // What was known still holds, and the autoscaler needs a sample to count the time without work.
-            let awake = quiet.into_iter().filter(|subject| subject.awake);
-            found.extend(awake.filter_map(|subject| {
-                let seen = self.seen.get(&subject.name)?;
-                Some((subject.name.clone(), seen.sample))
-            }));
         }
+        (found, failed)
+    }
+
+    async fn look_at(
+        &mut self,
+        stream: &str,
+        subjects: Vec<&Subject>,
+        now: Duration,
+    ) -> Result<Vec<(String, Sample)>, ApiError> {
+        let mut found = Vec::new();
+        // Read before the consumers: an event that comes in between is then seen twice rather than not at all.
+        let end = self.bus.stream_info(stream).await?.state.last_seq;
+        let (due, quiet): (Vec<&Subject>, Vec<&Subject>) = subjects
+            .into_iter()
+            .partition(|s| is_due(self.seen.get(&s.name), s.awake, end, now));
+        for (name, sample) in ask(&self.bus, stream, &due).await? {
+            self.seen.insert(
+                name.clone(),
+                Seen {
+                    sample,
+                    end,
+                    at: now,
+                },
+            );
+            found.push((name, sample));
+        }
+        // What was known still holds, and the autoscaler needs a sample to count the time without work.
+        let awake = quiet.into_iter().filter(|subject| subject.awake);
+        found.extend(awake.filter_map(|subject| {
+            let seen = self.seen.get(&subject.name)?;
+            Some((subject.name.clone(), seen.sample))
+        }));
         Ok(found)
     }
 

@@ -2,11 +2,12 @@
 //! each function. So `oncue ps`, another process, knows which function sleeps, and no file has to be kept.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use oncue_admin::services::{SUPERVISOR, SupervisedFunction, SupervisedWorker};
 use oncue_core::bus::Bus;
 use oncue_core::bus::services::{ServiceEndpoint, ServiceInstance};
+use oncue_proto::event;
 use serde_json::json;
 
 use super::autoscaler::Pools;
@@ -14,9 +15,11 @@ use super::pool::Pool;
 use super::process::Phase;
 use crate::exit::Failure;
 
-/// Id under which this process answers, unique on one machine only: answers of several machines are added up.
+/// Id under which this process answers. Its process id alone would be that of others, in containers above all.
 pub fn id() -> String {
-    format!("{SUPERVISOR}-{}", std::process::id())
+    static ID: LazyLock<String> =
+        LazyLock::new(|| format!("{SUPERVISOR}-{}-{}", std::process::id(), event::new_id()));
+    ID.clone()
 }
 
 /// Answers until the connection closes.

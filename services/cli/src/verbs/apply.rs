@@ -228,7 +228,9 @@ impl Layout<'_> {
             Ok(touched) => changes.extend(schedules(self.config, touched, self.mode)),
             Err(e) => changes.push(Change::refused("schedules", e)),
         }
-        match orphans(bus, self.manifests).await {
+        let known = self.manifests.iter().map(|manifest| manifest.name.as_str());
+        let known = known.chain(self.config.functions.keys().map(String::as_str));
+        match orphans(bus, &known.collect()).await {
             Ok(orphans) => changes.extend(orphans),
             Err(e) => changes.push(Change::refused("consumers", e)),
         }
@@ -328,7 +330,10 @@ impl Layout<'_> {
         let consumer = match bus.consumer_info(&manifest.stream, function).await {
             Ok(consumer) => consumer,
             // New, or on a stream that is not there either.
-            Err(e) if e.is_not_found() => return Ok(Ready::Holds(0)),
+            Err(e) if e.is_not_found() => {
+                let elsewhere = changes::elsewhere(manifest, bus).await?;
+                return Ok(elsewhere.map_or(Ready::Holds(0), Ready::Not));
+            }
             Err(e) => return Err(AdminError::api(function, e)),
         };
         let info = bus.stream_info(&manifest.stream).await;
@@ -568,10 +573,9 @@ fn schedules(config: &Config, touched: Vec<ScheduleChange>, mode: Mode) -> Vec<C
     changes
 }
 
-/// Consumers of the app whose functions are not among the `manifests`: events wait for them for ever.
-pub async fn orphans(bus: &Bus, manifests: &[Manifest]) -> Result<Vec<Change>, AdminError> {
+/// Consumers of the app whose functions are none of the `known`: events wait for them for ever.
+pub async fn orphans(bus: &Bus, known: &BTreeSet<&str>) -> Result<Vec<Change>, AdminError> {
     let consumers = consumers::all(bus).await?;
-    let known: BTreeSet<&str> = manifests.iter().map(|m| m.name.as_str()).collect();
     let orphans = consumers
         .into_values()
         .filter(|consumer| !known.contains(consumer.function.as_str()));

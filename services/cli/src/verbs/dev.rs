@@ -72,6 +72,8 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     // Whoever presses Ctrl-C in a terminal means `up` as well, which hears it itself: it drains, and then this ends.
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::failed)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(Failure::failed)?;
+    // A terminal that is closed tells `up` as well.
+    let mut hangup = signal(SignalKind::hangup()).map_err(Failure::failed)?;
     let mut live = Live::open(settings);
     dev.is_live = live.is_some();
     let outcome = tokio::select! {
@@ -79,6 +81,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         // Without a terminal it is told to this process alone.
         _ = interrupt.recv() => Ok(if std::io::stdin().is_terminal() { Stop::Heard } else { Stop::Unheard }),
         _ = terminate.recv() => Ok(Stop::Unheard),
+        _ = hangup.recv() => Ok(Stop::Heard),
         () = told(&mut live) => Ok(Stop::Unheard),
     };
     // The terminal is as it was from here on, also for a process that takes this one's place.
@@ -293,7 +296,7 @@ impl Dev<'_> {
     }
 
     fn start(&mut self) -> Result<(), Failure> {
-        let guard = OrphanGuard::start()?;
+        let guard = OrphanGuard::of_up()?;
         let up = self.spawn();
         let up = up.map_err(|e| Failure::failed(format_args!("oncue up: {e}")))?;
         if let Some(pid) = up.id() {

@@ -30,6 +30,9 @@ const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
 /// Time between two looks at the consumers under `--wait`.
 /// A question for each look and consumer, so not shorter than a person notices.
 const CONSUMER_POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// Looks at marks that are not there yet, and the pause between two.
+const LOOKS: usize = 25;
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -330,7 +333,24 @@ async fn outcome(
     for function in functions {
         let name: Arc<str> = function.as_str().into();
         let marks: Vec<Mark> = ids.iter().map(|id| Mark::of_id(&name, id)).collect();
-        let states = store.settled(&marks).await.map_err(Failure::silent)?;
+        let mut states = store.settled(&marks).await.map_err(Failure::silent)?;
+        // A consumer that seems to be past an event may not have heard of it yet, where its server follows another.
+        for _ in 0..LOOKS {
+            if states.iter().all(Option::is_some) {
+                break;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+            states = store.settled(&marks).await.map_err(Failure::silent)?;
+        }
+        let unmarked = states.iter().filter(|state| state.is_none()).count();
+        if unmarked > 0 {
+            failed = true;
+            remark(format_args!(
+                "{function}: {} of {} left no mark, and may not have been handled; see `oncue audit`",
+                number(unmarked as u64),
+                number(ids.len() as u64)
+            ));
+        }
         let dead = states
             .iter()
             .filter(|state| **state == Some(MarkState::Dead))

@@ -196,6 +196,12 @@ async fn refuse_beside_workers(function: &str, bus: &Bus) -> Result<(), Failure>
     let overview = overview.map_err(Failure::silent)?;
     let workers = overview.workers.iter();
     let running = workers.filter(|worker| worker.function == function).count();
+    if running == 0 && overview.supervised.contains_key(function) {
+        let sleeps =
+            format_args!("{function} sleeps, and an `oncue up` would wake it for its next event");
+        return Err(Failure::failed(sleeps)
+            .advise("stop it first: take it out of oncue.toml and start `oncue up` anew"));
+    }
     if running == 0 {
         return Ok(());
     }

@@ -17,6 +17,7 @@ use crate::exit::{self, Failure};
 use crate::http;
 use crate::settings::Settings;
 use crate::terminal::paint::remark;
+use crate::up::orphan_guard::OrphanGuard;
 use crate::verbs::{dev, health};
 
 /// Pause between two looks whether everything is ready.
@@ -58,13 +59,20 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let ground = Ground::find().map_err(Failure::failed)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::failed)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(Failure::failed)?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(Failure::failed)?;
+    let guard = OrphanGuard::of_up()?;
     let mut up = ground.start(settings).map_err(Failure::failed)?;
+    if let Some(pid) = up.id() {
+        guard.watch(pid);
+    }
     let tested = tokio::select! {
         tested = ground.test(&mut up, args, settings, &folder) => tested,
         _ = interrupt.recv() => Ok(exit::FAILED),
         _ = terminate.recv() => Ok(exit::FAILED),
+        _ = hangup.recv() => Ok(exit::FAILED),
     };
     stop(up).await;
+    guard.dismiss();
     tested
 }
 

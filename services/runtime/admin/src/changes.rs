@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use self::waiting::Waiter;
-use crate::AdminError;
+use crate::{AdminError, consumers};
 use oncue_core::bus::Bus;
 use oncue_core::bus::info::ConsumerInfo;
 use oncue_core::model::history::History;
@@ -22,6 +22,8 @@ use oncue_proto::{Catalog, CatalogError};
 pub enum Obstacle {
     /// Events of types that it does not act on any more, by subject.
     GivenUp(BTreeMap<String, u64>),
+    /// Events of another domain, on which it acts so far and of which some may wait.
+    Elsewhere { stream: String, waiting: u64 },
     /// Events wait, and the new program would look for their rows under another key.
     Key {
         from: Option<String>,
@@ -50,6 +52,10 @@ impl fmt::Display for Obstacle {
                     counts.join(", ")
                 )
             }
+            Self::Elsewhere { stream, waiting } => write!(
+                f,
+                "acts on events of the domain {stream} so far, of which {waiting} wait, and nobody would handle them"
+            ),
             Self::Key { from, to, waiting } => {
                 write!(
                     f,
@@ -85,12 +91,39 @@ impl Obstacle {
                 "let the old program run until nothing waits (`oncue ps`), or make them dead letters of {function}: \
                  `oncue apply --set-aside {function}`"
             ),
+            Self::Elsewhere { .. } => format!(
+                "stop it and `oncue remove {function}`, which sets aside what waits or says that nothing does, and leaves its rows; \
+                 then apply again"
+            ),
             Self::Key { .. } => "let the old program run until nothing waits (`oncue ps`)".to_owned(),
             Self::NewerRows { .. } => {
                 "run the newer program, or give this one a version and an upgrade step that know such rows".to_owned()
             }
         }
     }
+}
+
+/// Consumer of a function on another stream than its program's: the new one would begin beside it, and it would keep what waits
+/// for ever.
+///
+/// # Errors
+/// A server does not answer.
+pub async fn elsewhere(manifest: &Manifest, bus: &Bus) -> Result<Option<Obstacle>, AdminError> {
+    for stream in consumers::event_streams(bus).await? {
+        let stream = stream.config.name;
+        if stream == manifest.stream {
+            continue;
+        }
+        match bus.consumer_info(&stream, &manifest.name).await {
+            Ok(consumer) => {
+                let waiting = consumer.lag();
+                return Ok(Some(Obstacle::Elsewhere { stream, waiting }));
+            }
+            Err(e) if e.is_not_found() => {}
+            Err(e) => return Err(AdminError::api(&stream, e)),
+        }
+    }
+    Ok(None)
 }
 
 /// Looks for what stands in the way of a new program. `consumer` is that of the old one, `history` what has run so far.

@@ -299,7 +299,7 @@ impl Keys {
         let payload = match format {
             Format::Protobuf => Bytes::copy_from_slice(payload),
             Format::Json => entry
-                .to_protobuf(format, payload)
+                .to_protobuf_discreetly(format, payload)
                 .map_err(|e| DecodeError(e.to_string()))?
                 .into(),
         };

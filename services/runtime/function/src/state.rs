@@ -88,6 +88,9 @@ pub(crate) enum RowError {
 pub fn to_fields<S: State>(state: &S) -> Result<Fields, String> {
     let mut fields = match plain::fields(state) {
         Ok(fields) => fields,
+        Err(refused) if refused.not_finite => {
+            return Err("a number of the row is not finite, and cannot be stored".to_owned());
+        }
         Err(_) => fields_by_json(state)?,
     };
     // Sorted, so that two rows are compared field by field with a binary search.
@@ -288,9 +291,11 @@ pub(crate) fn open<S: State>(fields: &Fields) -> Result<Box<dyn AnyRow>, RowErro
         Cow::Borrowed(fields)
     };
     let now: S = from_fields(&current).map_err(RowError::Unreadable)?;
-    // What was there is what these fields say, so that a default is written once and foreign fields stay.
-    let mut read = to_fields(&now).map_err(RowError::Unreadable)?;
-    read.retain(|field| fields.binary_search(field).is_ok());
+    // What was there under the names that it knows, whatever its form: so a default is written once, a field that the handler
+    // clears goes, and foreign fields stay.
+    let known = to_fields(&now).map_err(RowError::Unreadable)?;
+    let known = fields.iter().filter(|(name, _)| has_field(&known, name));
+    let mut read: Fields = known.cloned().collect();
     if let Cow::Owned(current) = &current {
         // The upgrade has taken them away.
         let gone = fields

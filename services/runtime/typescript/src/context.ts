@@ -97,12 +97,12 @@ export class Context {
 
   /** Adds to an integer field of the key's row in `table`; an absent field counts as 0. */
   add(table: string, field: string, by: number | bigint): void {
-    this.change({ table, kind: "add", field, by: BigInt(by) });
+    this.change({ table, kind: "add", field, by: int64(by) });
   }
 
   /** Raises an integer field of the key's row in `table`, or leaves it where it is as high already. */
   max(table: string, field: string, to: number | bigint): void {
-    this.change({ table, kind: "max", field, by: BigInt(to) });
+    this.change({ table, kind: "max", field, by: int64(to) });
   }
 
   /** Adds a member to the key's set in `table`. */
@@ -112,7 +112,10 @@ export class Context {
 
   /** Gives a member a score in the key's ranking in `table`, which keeps the `limit` highest. */
   topN(table: string, member: string, score: number | bigint, limit: number): void {
-    this.change({ table, kind: "topN", member, score: BigInt(score), limit });
+    if (!Number.isInteger(limit) || limit < 0 || limit >= 2 ** 32) {
+      throw new RangeError(`topN keeps a whole number of members, and not ${limit}`);
+    }
+    this.change({ table, kind: "topN", member, score: int64(score), limit });
   }
 
   /** Counts a member in the key's approximate count of distinct members in `table`. */
@@ -133,4 +136,11 @@ export class Context {
     }
     this.operations.push(operation);
   }
+}
+
+/** A whole number that 64 bits hold. */
+function int64(value: number | bigint): bigint {
+  const whole = BigInt(value);
+  if (BigInt.asIntN(64, whole) !== whole) throw new RangeError(`${whole} is more than 64 bits hold`);
+  return whole;
 }

@@ -57,7 +57,7 @@ export class RowType<T extends object> {
     const found: Fields = new Map();
     const values = row as Record<string, unknown>;
     for (const name in values) {
-      if (!(name in this.defaults)) {
+      if (!Object.hasOwn(this.defaults, name)) {
         throw new RowError(`field ${name}: the rows of ${this.table} have none of this name`);
       }
       const value = values[name];
@@ -80,7 +80,7 @@ export class RowType<T extends object> {
     // After an upgrade whatever it took away is gone; otherwise foreign fields stay.
     const left = version < this.version ? this.upgraded(read, version) : undefined;
     const isGone = (name: string): boolean =>
-      !now.has(name) && (name in this.defaults || (left !== undefined && !left.has(name)));
+      !now.has(name) && (Object.hasOwn(this.defaults, name) || (left !== undefined && !left.has(name)));
     return { set, deleted: [...read.keys()].filter(isGone) };
   }
 
@@ -90,7 +90,7 @@ export class RowType<T extends object> {
   }
 
   private upgraded(fields: Fields, version: number): Fields {
-    const texts: Record<string, string> = {};
+    const texts = Object.create(null) as Record<string, string>;
     for (const [name, value] of fields) texts[name] = value.toString("utf8");
     try {
       for (let step = version; step < this.version; step++) this.upgrade?.(step, texts);
@@ -141,8 +141,22 @@ export function row<D extends object>(
     if (typeof value === "function" || typeof value === "symbol") {
       throw new TypeError(`${table}.${name}: a row cannot hold a ${typeof value}`);
     }
+    const inner = value instanceof Maybe ? value.of : value;
+    if (typeof inner === "object" && !isOwnKind(inner) && Object.values(inner as object).some(holdsOwnKind)) {
+      throw new TypeError(`${table}.${name}: a Map, a Set or bytes within a field come back as plain values; give them a field of their own`);
+    }
   }
   return new RowType(table, defaults as Record<string, unknown>, version, options.upgrade);
+}
+
+/** Whether JSON has no form for a value, which a field of its own has. */
+function isOwnKind(value: unknown): boolean {
+  return value instanceof Map || value instanceof Set || value instanceof Uint8Array;
+}
+
+function holdsOwnKind(value: unknown): boolean {
+  if (typeof value !== "object" || value === null) return false;
+  return isOwnKind(value) || Object.values(value).some(holdsOwnKind);
 }
 
 /** Value of a field, by an example of what it holds. */
@@ -226,6 +240,9 @@ function json(value: unknown): string {
   if (value === null) return "null";
   if (Array.isArray(value) || value instanceof Uint8Array || value instanceof Set) {
     return `[${[...value].map(json).join(",")}]`;
+  }
+  if (value instanceof Map && [...value.keys()].some((key) => typeof key !== "string")) {
+    throw new TypeError("keys of a Map are stored as text, and come back as that: use text for keys");
   }
   const entries = value instanceof Map ? [...value] : Object.entries(value);
   const present = entries.filter(([, inner]) => inner !== undefined);

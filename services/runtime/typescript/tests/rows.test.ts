@@ -103,3 +103,18 @@ test("defaults that say nothing are refused", () => {
   assert.throws(() => row("T", {}), /no name of a table/);
   assert.throws(() => row("t", {}, { version: 2 }), /upgrade/);
 });
+
+test("what would come back as something else is refused", () => {
+  assert.throws(() => row("t", { seen: { ids: new Set<string>() } }), /a field of their own/);
+  assert.throws(() => row("t", { seen: maybe([new Map<string, number>()]) }), /a field of their own/);
+  const hours = row("t", { hours: new Map<unknown, number>() });
+  const now = hours.open(new Map(), 1);
+  now.hours.set(9, 1);
+  assert.throws(() => hours.fields(now), /use text for keys/);
+});
+
+test("fields of somebody else's stay, whatever they are called", () => {
+  const read = fields({ constructor: "x", toString: "y", count: "1" });
+  const { deleted } = all.changes(all.fields(all.open(read, 1)), read, 1);
+  assert.deepEqual(deleted, []);
+});

@@ -7,7 +7,6 @@ use oncue_admin::stores::agreement::{self, Lost};
 use oncue_core::bus::Bus;
 use oncue_core::bus::info::StreamInfo;
 use oncue_core::bus::layout::{self, Mode, Outcome, ScheduleChange, Wanted};
-use oncue_core::model::manifest::Manifest;
 use oncue_core::store::Store;
 use serde_json::Value;
 use tokio::net::TcpStream;
@@ -152,7 +151,7 @@ async fn layout(settings: &Settings, bus: &Bus, facts: &mut Facts, report: &mut 
     let contracts = settings.contracts().await;
     let contracts = contracts.map(|contracts| contracts.programs);
     let wanted = apply::plan(&settings.config, &manifests, &contracts.unwrap_or_default());
-    compare(settings, bus, &manifests, &wanted, report).await;
+    compare(settings, bus, &wanted, report).await;
     if let Err(e) = hearing(settings, bus, report).await {
         report.fix(e.to_string(), "see the server's own log");
     }
@@ -210,13 +209,7 @@ fn room(name: &str, info: &StreamInfo, report: &mut Report) {
 }
 
 /// Compares as `oncue apply --dry-run` does, by the same plan, so the two cannot disagree.
-async fn compare(
-    settings: &Settings,
-    bus: &Bus,
-    manifests: &[Manifest],
-    wanted: &[Wanted],
-    report: &mut Report,
-) {
+async fn compare(settings: &Settings, bus: &Bus, wanted: &[Wanted], report: &mut Report) {
     let mut same = 0;
     for wanted in wanted {
         match bus.ensure(wanted, Mode::Look).await {
@@ -262,7 +255,8 @@ async fn compare(
         }
         Err(e) => report.fix(e.to_string(), "run `oncue apply`"),
     }
-    match apply::orphans(bus, manifests).await {
+    let known = settings.config.functions.keys().map(String::as_str);
+    match apply::orphans(bus, &known.collect()).await {
         Ok(orphans) => {
             for orphan in orphans {
                 report.know(

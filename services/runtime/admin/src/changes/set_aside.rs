@@ -120,6 +120,7 @@ impl Withdrawal<'_> {
                 id: meta.id.clone(),
                 ty: meta.ty.clone(),
                 content: ledger_event(meta, "").1,
+                is_own: meta.redrive.is_some(),
                 follows: Vec::new(),
             })
         })

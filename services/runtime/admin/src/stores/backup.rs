@@ -14,6 +14,7 @@
 //! Restored streams go on behind the last sequence that the app had seen: an event without an id has one by its sequence,
 //! and a second event of that id would be taken for the first.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -23,7 +24,7 @@ use std::time::Duration;
 
 use futures::{StreamExt as _, stream};
 use oncue_core::app::AppName;
-use oncue_core::bus::layout::TIMER;
+use oncue_core::bus::layout::{DLQ, TIMER, VALUES};
 use oncue_core::bus::{Bus, BusError, StreamSnapshot};
 use oncue_core::store::{Gap, Store, StoreError};
 use oncue_proto::event;
@@ -127,6 +128,11 @@ pub async fn take(
     let _renewal = Renewal::start(store, &id);
     let mut streams = Vec::new();
     for name in own_streams(bus).await? {
+        if let Some(others) = of_others(bus, &name).await? {
+            report(format!(
+                "stream {name} has {others}; such a backup can be put back on servers without that alone"
+            ));
+        }
         let path = folder.join(format!("{name}.stream"));
         let mut file = Checked::create(&path)?;
         let created = bus.stream_created(&name).await?;
@@ -206,12 +212,57 @@ impl Drop for Renewal {
 async fn own_streams(bus: &Bus) -> Result<Vec<String>, AdminError> {
     let all = bus.streams().await;
     let all = all.map_err(|e| AdminError::api("streams", e))?;
-    let own = all
-        .into_iter()
-        .filter(|info| info.config.is_owned_by(bus.app()));
-    let mut names: Vec<String> = own.map(|info| info.config.name).collect();
+    let mut names = Vec::new();
+    for info in all {
+        let name = info.config.name.clone();
+        if info.config.is_owned_by(bus.app())
+            || (SHARED.contains(&name.as_str())
+                && apps_in(bus, &name).await?.contains(bus.app().as_str()))
+        {
+            names.push(name);
+        }
+    }
     names.sort_by_key(|name| (is_bucket(name), name.clone()));
     Ok(names)
+}
+
+/// Streams that apps on the same servers share; whoever came first owns them.
+const SHARED: [&str; 3] = [DLQ, TIMER, VALUES];
+
+/// Names of the apps that a shared stream holds something of, by its subjects.
+async fn apps_in(bus: &Bus, stream: &str) -> Result<BTreeSet<String>, AdminError> {
+    let subjects = bus.stream_subjects(stream, ">").await;
+    let subjects = subjects.map_err(|e| AdminError::api(stream, e))?;
+    let apps = subjects.keys().filter_map(|subject| app_of(subject));
+    Ok(apps.map(str::to_owned).collect())
+}
+
+/// App in a subject of a shared stream: `dlq.APP.FUNCTION`, `dlq.letter.dropped.APP`, `timer.delayed.APP...`, `timer.schedule.APP...`,
+/// `$KV.oncue.APP...`.
+fn app_of(subject: &str) -> Option<&str> {
+    let tokens: Vec<&str> = subject.split('.').collect();
+    match tokens[..] {
+        ["dlq", "letter", "dropped", app, ..] | ["timer" | "$KV", _, app, ..] | ["dlq", app, _] => {
+            Some(app)
+        }
+        _ => None,
+    }
+}
+
+/// Words for what others have in a stream: messages of another app in a shared one, or a consumer that is none of this app's.
+async fn of_others(bus: &Bus, stream: &str) -> Result<Option<String>, AdminError> {
+    if SHARED.contains(&stream) {
+        let apps = apps_in(bus, stream).await?;
+        let other = apps.into_iter().find(|app| app != bus.app().as_str());
+        return Ok(other.map(|app| format!("what is of the app {app}")));
+    }
+    let consumers = bus.consumers(stream).await;
+    let consumers = consumers.map_err(|e| AdminError::api(stream, e))?;
+    let mut durable = consumers
+        .iter()
+        .filter_map(|it| it.config.durable_name.as_deref());
+    let other = durable.find(|name| bus.app().function_of(name).is_none());
+    Ok(other.map(|name| format!("the consumer {name}, which is none of this app")))
 }
 
 /// Whether a stream is behind an object store or key-value bucket: its messages have no identity by their sequence.
@@ -295,6 +346,11 @@ pub async fn clear(bus: &Bus, store: &Store, streams: &[String]) -> Result<(), B
         if !info.config.is_of(bus.app()) {
             return Err(BackupError::Unfit(format!(
                 "the stream {name} is of another app now; it stays as it is"
+            )));
+        }
+        if let Some(others) = of_others(bus, name).await? {
+            return Err(BackupError::Unfit(format!(
+                "the stream {name} has {others}, and would lose it; nothing was removed. Restore on servers that hold no other app"
             )));
         }
     }

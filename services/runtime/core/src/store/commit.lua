@@ -9,7 +9,7 @@
 --   its head (see RUN), field known*, value known*, (field, value)*, '_v' and a place for its value, field to delete*;
 --   for each group its head (see GROUP), entry* (see below, where marks stand);
 --   for each operation: number of the event in the run, name, field or member, number, limit;
---   for each entry in the ledger of a flow: state (d = done, x = dead), function, keep (s), id, type and content of the
+--   for each entry in the ledger of a flow: state (d = done, x = dead; D, X where the event is for this function alone), function, keep (s), id, type and content of the
 --     event, count of events that follow, (id, type, content)*
 -- KEYS: the worker's record, the outbox of the call, already there with the outputs of all runs one after another, to go by
 --   itself if they are not committed; the index it stands in; the marks of the function; then in the same order: for each
@@ -329,10 +329,19 @@ local function open_steps(flow, event, now)
   return open
 end
 
+-- A ledger stays for as long as whoever wants it longest says: with a delayed event until that has come.
+local function keep_ledger(flow, seconds)
+  if redis.call('TTL', flow) < tonumber(seconds) then redis.call('EXPIRE', flow, seconds) end
+end
+
 -- An event is done: its own step closes, those of what follows open. The flow is complete when none is open.
 local function write_entry(entry, now)
-  local flow = entry.flow
-  local open, step = open_steps(flow, entry, now), 's:' .. entry.id .. ':' .. entry.name
+  local flow, open, step = entry.flow, 0, 's:' .. entry.id .. ':' .. entry.name
+  if entry.own then
+    redis.call('HSETNX', flow, 'e:' .. entry.id, entry.content)
+  else
+    open = open_steps(flow, entry, now)
+  end
   local before = redis.call('HGET', flow, step)
   if before and string.sub(before, 1, 1) == 'p' then open = open - 1 end
   redis.call('HSET', flow, step, string.format('%s %.0f', entry.state, now))
@@ -343,7 +352,7 @@ local function write_entry(entry, now)
   else
     redis.call('HDEL', flow, 'end')
   end
-  redis.call('EXPIRE', flow, entry.keep)
+  keep_ledger(flow, entry.keep)
 end
 
 -- An event that comes again is done already. Its ledger knows, unless Redis has lost that: then nobody else would close the step, or
@@ -354,7 +363,7 @@ local function close_again(entry, state, now)
   if before and string.sub(before, 1, 1) ~= 'p' then return end
   redis.call('HSET', flow, step, string.format('%s %.0f', state, now))
   if before and redis.call('HINCRBY', flow, 'n', -1) == 0 then redis.call('HSET', flow, 'end', string.format('%.0f', now)) end
-  redis.call('EXPIRE', flow, entry.keep)
+  keep_ledger(flow, entry.keep)
 end
 
 -- State in a ledger of an event that came again, by its status.
@@ -416,7 +425,8 @@ end
 
 local function read_entry()
   local state, name, keep, entry = arg(), arg(), arg(), read_event()
-  entry.state, entry.name, entry.keep, entry.flow, entry.follows = state, name, keep, key(), {}
+  entry.state, entry.own = string.lower(state), state ~= string.lower(state)
+  entry.name, entry.keep, entry.flow, entry.follows = name, keep, key(), {}
   for i = 1, tonumber(arg()) do entry.follows[i] = read_event() end
   return entry
 end

@@ -20,7 +20,7 @@ pub const FUNCTIONS: &str = "functions";
 pub struct Entry {
     /// Id of the flow.
     pub flow: String,
-    /// Time that the ledger stays from the commit on; whole seconds, at least one.
+    /// Time that the ledger stays from the commit on, at least; whole seconds, at least one.
     pub keep: Duration,
     /// Id of the event.
     pub id: String,
@@ -28,6 +28,8 @@ pub struct Entry {
     pub ty: String,
     /// JSON that describes the event, as [`ledger_event`] makes it.
     pub content: String,
+    /// Whether the event was sent to this function alone, as one that was redriven or edited: nobody else has a step for it.
+    pub is_own: bool,
     /// Events that follow: id, type, and the JSON that describes each.
     pub follows: Vec<(String, String, String)>,
 }

@@ -254,6 +254,68 @@ fn only_what_changed_is_written() {
     assert_eq!(changes(row.as_ref()), (Fields::new(), vec![]));
 }
 
+/// Whatever form a field was stored in, by another version or another language: cleared, it goes.
+#[test]
+fn a_field_in_another_form_is_cleared() {
+    #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+    struct Address {
+        street: String,
+        zip: String,
+    }
+    #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+    struct Customer {
+        address: Option<Address>,
+        score: Option<f64>,
+    }
+    impl State for Customer {
+        const TABLE: &'static str = "customers";
+    }
+    #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+    struct Cart(BTreeMap<String, Address>);
+    impl State for Cart {
+        const TABLE: &'static str = "carts";
+    }
+
+    let stored = fields(&[("address", r#"{"street":"Main St"}"#), ("score", "1")]);
+    let mut row = open::<Customer>(&stored).expect("a row");
+    *state::<Customer>(&mut row) = Customer::default();
+    row.keep();
+    let (set, mut gone) = changes(row.as_ref());
+    gone.sort();
+    assert_eq!(
+        (set, gone),
+        (Fields::new(), vec!["address".into(), "score".into()])
+    );
+    let mut row = open::<Cart>(&fields(&[("book", r#"{"street":"x"}"#)])).expect("a row");
+    state::<Cart>(&mut row).0.remove("book");
+    row.keep();
+    assert_eq!(
+        changes(row.as_ref()),
+        (Fields::new(), vec!["book".to_owned()])
+    );
+}
+
+#[test]
+fn a_number_that_is_not_finite_is_no_absent_field() {
+    #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+    struct Mean {
+        of: f64,
+        count: Option<f64>,
+    }
+    impl State for Mean {
+        const TABLE: &'static str = "means";
+    }
+    for mean in [f64::NAN, f64::INFINITY] {
+        let row = Mean {
+            of: mean,
+            count: None,
+        };
+        let refused = to_fields(&row).expect_err("it has no text");
+        assert!(refused.contains("not finite"), "{refused}");
+    }
+    assert_eq!(to_fields(&Mean::default()).expect("fields").len(), 1);
+}
+
 #[test]
 fn a_failed_handler_leaves_no_trace() {
     let mut row = open::<Page>(&fields(&[("views", "3")])).expect("a row");

@@ -396,7 +396,9 @@ fn value_json(value: StateValue) -> Value {
         StateValue::Row(row) => {
             let fields = row.fields.iter().map(|(name, value)| {
                 let text = String::from_utf8_lossy(value);
-                let value = serde_json::from_str(&text).unwrap_or_else(|_| json!(text));
+                let is_bare = text.starts_with(|c: char| "{[tf-0123456789".contains(c));
+                let value = is_bare.then(|| serde_json::from_str(&text).ok()).flatten();
+                let value = value.unwrap_or_else(|| json!(text));
                 (name.clone(), value)
             });
             Value::Object(fields.collect())

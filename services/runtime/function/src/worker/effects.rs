@@ -351,11 +351,13 @@ impl Effects {
     fn too_large(&self, events: Vec<BoxedInvocation>, why: &str, handled: &mut HandledKey) {
         let alone = events.len() == 1;
         for event in events {
-            let why = format!("{}/{}: {why}", self.function.table, event.key());
+            let table = self.function.table;
             let settlement = if alone {
+                let why = format!("{table}/{}: {why}", event.key());
                 Settlement::of_failure(&event, reject(why), self.limits.attempts)
             } else {
-                Settlement::Retry(RetryReason::Apart(why))
+                // Without the key: it is said in a log.
+                Settlement::Retry(RetryReason::Apart(format!("a row of {table}: {why}")))
             };
             handled.fail(event, settlement);
         }

@@ -78,16 +78,17 @@ impl FlowLog {
     /// Entry to be made by the commit of an event; `None` for an untracked flow.
     pub fn entry(&self, event: &Invocation) -> Option<Box<Entry>> {
         event.tracked.then(|| {
-            let follows = event
-                .outputs
-                .iter()
-                .filter_map(|output| output.entry.clone());
+            let outputs = event.outputs.iter();
+            let follows = outputs.clone().filter_map(|output| output.entry.clone());
+            // Until the last of those that are delayed has come as well.
+            let delay = outputs.map(|output| output.delay).max();
             Box::new(Entry {
                 flow: event.meta.flow.clone(),
-                keep: self.keep,
+                keep: self.keep + delay.unwrap_or_default(),
                 id: event.meta.id.clone(),
                 ty: event.meta.ty.clone(),
                 content: content(&event.meta, event.key()),
+                is_own: event.meta.redrive.is_some(),
                 follows: follows.collect(),
             })
         })

@@ -6,6 +6,7 @@
 //! time.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use oncue_core::bus::Outbound;
@@ -64,6 +65,8 @@ pub(crate) struct Invocation {
 pub(crate) struct Output {
     /// Subject, headers with the event's identity, payload.
     pub message: Outbound,
+    /// Time by which it is delayed; zero for one that comes back from Redis.
+    pub delay: Duration,
     /// Entry in the ledger of the flow; none for an untracked one, or one that comes back from Redis.
     pub entry: Option<(String, String, String)>,
     /// Span of the output, until the publish ack; none for one that is not sampled, or that comes back from Redis.
@@ -75,6 +78,7 @@ impl Output {
     pub fn stored(message: Outbound) -> Self {
         Self {
             message,
+            delay: Duration::ZERO,
             entry: None,
             producer: None,
         }

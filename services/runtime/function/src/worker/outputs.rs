@@ -177,6 +177,7 @@ impl OutputMaker {
             message = layout::scheduled(subject, &rule, draft.ty, &draft.key, message);
         }
         Output {
+            delay: Duration::from_millis(delay),
             message,
             entry,
             producer,

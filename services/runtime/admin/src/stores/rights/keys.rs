@@ -105,7 +105,13 @@ impl KeyFolder {
     /// Text of a file; one that is not there is written with what `make` makes.
     fn kept(&self, file: &Path, make: impl FnOnce() -> io::Result<String>) -> io::Result<String> {
         match fs::read_to_string(file) {
-            Ok(text) => return Ok(text.trim().to_owned()),
+            Ok(text) if !text.trim().is_empty() => return Ok(text.trim().to_owned()),
+            // It would pass for a password that everybody knows.
+            Ok(_) => {
+                let why =
+                    "is empty, as a full disk leaves it; remove it, and a new credential is made";
+                return Err(io::Error::other(format!("{} {why}", file.display())));
+            }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(named(file, &e)),
         }
@@ -113,7 +119,7 @@ impl KeyFolder {
         folder.recursive(true).mode(0o700);
         folder.create(&self.0).map_err(|e| named(file, &e))?;
         let text = make()?;
-        write(file, &text).map_err(|e| named(file, &e))?;
+        replace(file, &text).map_err(|e| named(file, &e))?;
         Ok(text)
     }
 }
@@ -138,8 +144,13 @@ pub(super) fn named(file: &Path, e: &io::Error) -> io::Error {
 /// Writes a file that is not there: not for a moment readable by others, and in nobody else's place.
 fn write(file: &Path, text: &str) -> io::Result<()> {
     let mut options = fs::OpenOptions::new();
-    let opened = options.write(true).create_new(true).mode(0o600).open(file);
-    opened?.write_all(text.as_bytes())
+    let mut opened = options
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(file)?;
+    opened.write_all(text.as_bytes())?;
+    opened.sync_all()
 }
 
 /// Seed of a new key.
@@ -154,4 +165,22 @@ fn seed() -> io::Result<String> {
 fn password() -> io::Result<String> {
     // An nkey's seed is just that.
     Ok(seed()?.trim_start_matches("SU").to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a full disk or a power cut leaves is no password: it would be everybody's.
+    #[test]
+    fn an_empty_credential_is_refused() {
+        let folder = std::env::temp_dir().join(format!("oncue-keys-{}", std::process::id()));
+        let keys = KeyFolder::new(folder.clone());
+        let password = keys.password(&Role::Operator).expect("made");
+        assert_eq!(keys.password(&Role::Operator).expect("kept"), password);
+        fs::write(keys.redis(&Role::Operator), "\n").expect("truncated");
+        let refused = keys.password(&Role::Operator).expect_err("empty");
+        assert!(refused.to_string().contains("is empty"), "{refused}");
+        fs::remove_dir_all(folder).expect("removed");
+    }
 }

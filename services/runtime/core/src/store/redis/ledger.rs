@@ -209,10 +209,14 @@ impl Store {
                 .arg(&update.field)
                 .arg(&update.text)
                 .ignore();
-            pipe.cmd("EXPIRE")
-                .arg(key)
-                .arg(update.keep.as_secs().max(1))
-                .ignore();
+            // Never sooner than a commit has said.
+            for condition in ["NX", "GT"] {
+                pipe.cmd("EXPIRE")
+                    .arg(&key)
+                    .arg(update.keep.as_secs().max(1))
+                    .arg(condition)
+                    .ignore();
+            }
         }
         Ok(pipe.exec_async(&mut self.connection()).await?)
     }

@@ -243,13 +243,14 @@ fn push_op(number: usize, op: &Op, call: &mut Pipeline) {
     };
 }
 
-/// Entry in the ledger of a flow: state (`d` done, `x` dead), function, keep (s), the event as id, type and content,
+/// Entry in the ledger of a flow: state (`d` done, `x` dead; `D`, `X` for an event of this function alone), function, keep (s), the event as id, type and content,
 /// then the number of events that follow, and each of them.
 fn push_entry(handled: &CommitEvent, entry: &Entry, call: &mut Pipeline) {
-    let state = if handled.purpose == Purpose::DeadLetter {
-        "x"
-    } else {
-        "d"
+    let state = match (handled.purpose == Purpose::DeadLetter, entry.is_own) {
+        (false, false) => "d",
+        (true, false) => "x",
+        (false, true) => "D",
+        (true, true) => "X",
     };
     call.arg(state)
         .arg(&*handled.mark.function)
