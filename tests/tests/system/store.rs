@@ -504,6 +504,19 @@ async fn an_id_with_another_payload_is_not_a_duplicate(store: &AnyStore) {
         ..handled("i1", "/i")
     };
     assert_eq!(commit(store, alone(forged)).await, [Status::IdReuse]);
+    // The same where the first was set aside, but for what comes again itself.
+    let dead = CommitEvent {
+        purpose: Purpose::DeadLetter,
+        ..handled("i2", "/i")
+    };
+    commit(store, alone(dead)).await;
+    let another = CommitEvent {
+        payload_hash: 8,
+        ..handled("i2", "/i")
+    };
+    assert_eq!(commit(store, alone(another)).await, [Status::IdReuse]);
+    let again = alone(handled("i2", "/i"));
+    assert_eq!(commit(store, again).await, [Status::Dead]);
 }
 
 async fn blind_operations_commute(store: &AnyStore) {

@@ -49,14 +49,19 @@ async fn each_broken_twin_fails_the_suite() {
             "if false",
         ),
         (
+            "payload check off where the first is dead",
+            "if is_known and payload_hash(mark)",
+            "if false and payload_hash(mark)",
+        ),
+        (
             "redrives unlimited",
-            "if group.redrive <= struct.unpack('>I4', mark, MARK_REDRIVE) then",
-            "if group.redrive == 0 then",
+            "if group.redrive > struct.unpack('>I4', mark, MARK_REDRIVE) then",
+            "if group.redrive > 0 then",
         ),
         (
             "redrives ignored",
-            "if group.redrive <= struct.unpack('>I4', mark, MARK_REDRIVE) then",
-            "if true then",
+            "if group.redrive > struct.unpack('>I4', mark, MARK_REDRIVE) then",
+            "if false then",
         ),
         ("half a run", "return not run.statuses and (", "return ("),
         (

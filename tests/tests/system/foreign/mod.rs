@@ -518,8 +518,13 @@ async fn lines_of_json_are_enough_for_a_function() {
     for turn in 0..VIEWS {
         cluster.plain_publish((0..PAGES).map(|page| told(&format!("/{page}"), "plain")));
         if turn % 10 == 9 {
-            let child = until("a child", async || children(host.pid()).pop()).await;
-            killed += usize::from(send(child, "KILL"));
+            // One that is about to end by the last signal is not there any more.
+            until("a child", async || {
+                let child = children(host.pid()).pop()?;
+                send(child, "KILL").then_some(())
+            })
+            .await;
+            killed += 1;
         }
     }
     assert_eq!(killed, 3);
@@ -528,8 +533,10 @@ async fn lines_of_json_are_enough_for_a_function() {
         told("/retry", "retry"),
         told("/silent", "silent"),
         told("/nonsense", "nonsense"),
-        told("/twice", "twice"),
     ]);
+    cluster.drained(&bus, "web", "count").await;
+    cluster.plain_publish([told("/twice", "twice")]);
+    cluster.drained(&bus, "web", "count").await;
     // Each has its own answer, and not the one that was too many.
     cluster.plain_publish((0..3).map(|n| told(&format!("/after{n}"), "plain")));
     cluster.drained(&bus, "web", "count").await;
@@ -549,7 +556,7 @@ async fn lines_of_json_are_enough_for_a_function() {
         assert_eq!(row.get("last").map(String::as_str), Some(page), "{row:?}");
     }
     assert!(
-        host.log().contains("which nobody had asked for"),
+        host.log().contains("broke the rules of its protocol"),
         "{}",
         host.log()
     );
