@@ -238,13 +238,15 @@ async fn apps_in(bus: &Bus, stream: &str) -> Result<BTreeSet<String>, AdminError
 }
 
 /// App in a subject of a shared stream: `dlq.APP.FUNCTION`, `dlq.letter.dropped.APP`, `timer.delayed.APP...`, `timer.schedule.APP...`,
-/// `$KV.oncue.APP...`.
+/// `STREAM.redrive.APP_FUNCTION`, `$KV.oncue.APP...`. Events such as `timer.function.fired` are of nobody.
 fn app_of(subject: &str) -> Option<&str> {
     let tokens: Vec<&str> = subject.split('.').collect();
     match tokens[..] {
-        ["dlq", "letter", "dropped", app, ..] | ["timer" | "$KV", _, app, ..] | ["dlq", app, _] => {
-            Some(app)
-        }
+        [_, "redrive", consumer] => consumer.split('_').next(),
+        ["dlq", "letter", "dropped", app]
+        | ["timer", "delayed" | "schedule", app, ..]
+        | ["$KV", _, app, ..]
+        | ["dlq", app, _] => Some(app),
         _ => None,
     }
 }
@@ -536,5 +538,27 @@ impl<W: Write> Write for Checked<W> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.output.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_subject_of_a_shared_stream_tells_whose_it_is() {
+        for (subject, app) in [
+            ("dlq.shop.count", Some("shop")),
+            ("dlq.letter.dropped.shop", Some("shop")),
+            ("dlq.redrive.shop_count", Some("shop")),
+            ("timer.redrive.shop_count", Some("shop")),
+            ("timer.schedule.shop.nightly", Some("shop")),
+            ("timer.delayed.shop.count.e1", Some("shop")),
+            ("$KV.oncue.shop.contract.count", Some("shop")),
+            ("timer.function.fired", None),
+            ("timer.function.fired.p17", None),
+        ] {
+            assert_eq!(app_of(subject), app, "{subject}");
+        }
     }
 }

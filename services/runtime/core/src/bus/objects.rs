@@ -212,15 +212,17 @@ impl Bus {
             done: false,
         };
         let content = upload.chunks(source, limit).await?;
-        let old = self.object(name).await.ok().flatten();
         let object = Object::new(&self.app().bucket(), name, metadata, chunks_id, content);
+        let mut old = None;
         let mut expected = None;
-        if !replaces {
-            if old.is_some() {
+        if replaces {
+            old = self.object(name).await.ok().flatten();
+        } else {
+            let free = self.free_place(&object).await;
+            expected = free.map_err(|e| PutError::Publish(PublishError::Unable(e.0)))?;
+            if expected.is_none() {
                 return Err(PutError::taken(object));
             }
-            let stands = self.meta_sequence(&object).await;
-            expected = Some(stands.map_err(|e| PutError::Publish(PublishError::Unable(e)))?);
         }
         let put = self.put_meta(&object, expected).await;
         if !replaces && matches!(put, Err(PublishError::Outdated(_))) {
@@ -237,14 +239,17 @@ impl Bus {
         Ok(object)
     }
 
-    /// Sequence of what stands under the name of an object, if only the trace of one that was; 0 for nothing.
-    async fn meta_sequence(&self, object: &Object) -> Result<u64, String> {
+    /// Sequence of the trace of an object that was, under the name of this one, 0 for nothing; `None` where an object stands.
+    async fn free_place(&self, object: &Object) -> Result<Option<u64>, BusError> {
         let stream = format!("OBJ_{}", object.bucket);
         let subject = meta_subject(&object.bucket, &object.name);
         let stands = self.last_message(&stream, &subject).await;
-        Ok(stands
-            .map_err(|e| e.to_string())?
-            .map_or(0, |stands| stands.sequence))
+        let Some(stands) = stands.map_err(|e| failed("object store", e))? else {
+            return Ok(Some(0));
+        };
+        let there: Object =
+            serde_json::from_slice(&stands.payload).map_err(|e| failed("object store", e))?;
+        Ok(there.deleted.then_some(stands.sequence))
     }
 
     /// Publishes the description of an object, in place of the one that stands under its name: `Nats-Rollup`
