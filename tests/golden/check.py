@@ -68,8 +68,9 @@ def idempotency_key(event, function, step):
     return text(short_hash(b"idempotency", event.encode(), function.encode(), step.encode()))
 
 
-def runs_key(id, function, key):
-    return f"app:{{p{partition(key)}}}:r:{function}:{text(short_hash(id.encode()))}"
+def runs_key(id, function):
+    mark = short_hash(id.encode())
+    return f"app:{{p{mark[0]}}}:r:{function}:{text(mark)}"
 
 
 # What is computed, from which fields, to which field.
@@ -81,7 +82,7 @@ RULES = {
     "output_id": (output_id, ["input", "function", "index"], "id"),
     "dead_letter_id": (dead_letter_id, ["input", "function", "redrives"], "id"),
     "idempotency_key": (idempotency_key, ["event", "function", "step"], "key"),
-    "runs_key": (runs_key, ["id", "function", "key"], "redis"),
+    "runs_key": (runs_key, ["id", "function"], "redis"),
 }
 
 

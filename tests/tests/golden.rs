@@ -103,7 +103,7 @@ fn computed() -> Value {
             .collect::<Vec<_>>(),
         "runs_key": pairs()
             .map(|(id, function)| {
-                json!({ "id": id, "function": function, "key": "/home", "redis": runs(id, function, "/home") })
+                json!({ "id": id, "function": function, "redis": runs(id, function, "/home") })
             })
             .collect::<Vec<_>>(),
     })
