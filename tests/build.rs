@@ -28,6 +28,11 @@ fn main() -> Result<(), Box<dyn Error>> {
             "shop/money.proto",
             "guide.proto",
             "conform.proto",
+            "odd/capitals.proto",
+            "odd/empty.proto",
+            "odd/keywords.proto",
+            "odd/lower.proto",
+            "odd/self.proto",
         ],
         &["proto", folder, "conformance"],
     )

@@ -122,7 +122,7 @@ try() {
     cd ..
     "${bare[@]}" oncue new shop >/dev/null
     cd shop
-    grep -q "path = \"$home/crates/oncue\"" Cargo.toml || fail "the app does not depend on the crates of the package"
+    grep -q 'path = "vendor/oncue-crates/oncue"' Cargo.toml && diff -r vendor/oncue-crates "$home/crates" || fail "the app does not carry the crates of the package"
     # Without a compiler it is said what is missing. `dev` waits for a change then, and is stopped.
     said=$("${bare[@]}" timeout --signal INT 2 oncue dev 2>&1) || true
     [[ $said == *"cargo is not on PATH"*"install Rust"* ]] || fail "without cargo it says: $said"

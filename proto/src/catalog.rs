@@ -11,6 +11,7 @@ use prost_reflect::{
     DescriptorPool, DeserializeOptions, DynamicMessage, Kind, MessageDescriptor, SerializeOptions,
 };
 
+use crate::event;
 use crate::sensitive::{HIDDEN, SensitiveFields};
 use crate::transcode::Transcoder;
 use crate::{DESCRIPTORS, Format};
@@ -144,20 +145,22 @@ impl Catalog {
                 continue;
             }
             let value = options.get_extension(&option);
-            let Some(event) = value.as_message() else {
+            let Some(option_of) = value.as_message() else {
                 continue;
             };
-            let ty = text_field(event, "type");
+            let ty = text_field(option_of, "type");
             // Of two versions of a contract, what one of them calls sensitive stays so.
             let before = self.entries.get(&ty);
             let sensitive = before.map_or_else(
                 || sensitive.clone(),
                 |before| Arc::new(sensitive.and(&before.sensitive)),
             );
+            let is_own = event::PLATFORM_DOMAINS.contains(&event::stream_of_type(&ty));
             let entry = Entry {
                 ty,
-                key_field: text_field(event, "key"),
-                public: flag(event, "public"),
+                key_field: text_field(option_of, "key"),
+                // Rights follow from this, and nobody may write letters or schedules.
+                public: flag(option_of, "public") && !is_own,
                 transcoder: Arc::new(Transcoder::of(&message)),
                 message: message.clone(),
                 sensitive,
@@ -333,6 +336,11 @@ impl Entry {
     /// Descriptor of the message, for schemas.
     pub(crate) fn message(&self) -> &MessageDescriptor {
         &self.message
+    }
+
+    /// Whether the message is in a file that comes with the platform.
+    pub fn is_of_platform(&self) -> bool {
+        self.message.parent_file().name().starts_with("oncue/v1/")
     }
 
     /// Full name of the protobuf message.

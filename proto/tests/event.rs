@@ -456,3 +456,38 @@ fn new_ids_differ_and_are_plain() {
         "{one}"
     );
 }
+
+/// nats-server lets whoever may write a schedule name any subject of the stream for it to fire to.
+#[test]
+fn a_delay_fires_its_own_type_and_no_other() {
+    let own = "timer.delayed.shop.bill.web.page.viewed.e1";
+    for (scheduler, subject, is_taken) in [
+        (own, "web.page.viewed", true),
+        (own, "web.page.viewed.home", true),
+        (own, "web.page.left", false),
+        (own, "web.redrive.shop_count", false),
+        (own, "files.file.uploaded", false),
+        (own, "timer.function.fired.count", false),
+        (
+            "timer.delayed.shop.bill.web.redrive.shop_count.e1",
+            "web.redrive.shop_count",
+            false,
+        ),
+        (
+            "timer.schedule.shop.nightly",
+            "timer.function.fired.count",
+            true,
+        ),
+        // Of before the type was in it.
+        ("timer.delayed.shop.bill.e1", "web.page.viewed", true),
+    ] {
+        let origin = Origin { subject, ..ORIGIN };
+        let redrive = r#"{"number":1,"at":1,"id":"e","type":"web.page.viewed","flow":"e","time":1,"timed":true}"#;
+        let redrive = event::percent_encode(redrive);
+        let headers = [("Nats-Scheduler", scheduler), (event::REDRIVE, &redrive)];
+        let read = event::read(headers.into_iter(), "{}".into(), &origin);
+        assert_eq!(read.is_ok(), is_taken, "{scheduler} {subject}: {read:?}");
+    }
+    let twice = [("Nats-Scheduler", own), ("nats-scheduler", "x")];
+    read(&twice, "{}").expect_err("one of them is not the server's");
+}

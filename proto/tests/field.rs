@@ -168,3 +168,38 @@ fn another_text_is_refused_with_what_it_should_be() {
         "{why}"
     );
 }
+
+/// In every place, and with the names that there are; clients of the gateway may be newer than the contract, people are not.
+#[test]
+fn a_slip_of_the_hand_is_found() {
+    let order = order();
+    for (text, why) in [
+        (
+            r#"{"order":"7","sise":"LARGE"}"#,
+            "shop.OrderPlaced has no field \"sise\"; it has order, gift",
+        ),
+        (
+            r#"{"order":"7","SerialNumber":1}"#,
+            "no field \"SerialNumber\"",
+        ),
+        (
+            r#"{"order":"7","size":"LARG"}"#,
+            "shop.Size has no value \"LARG\"; it has SMALL, LARGE",
+        ),
+        (
+            r#"{"order":"7","total":{"cent":1}}"#,
+            "shop.Money has no field \"cent\"; it has cents",
+        ),
+    ] {
+        let said = order.read_by_hand(text).expect_err(text);
+        assert!(said.contains(why), "{said}");
+        assert_eq!(
+            order.check(Format::Json, text.as_bytes()),
+            Ok("7".to_owned())
+        );
+    }
+    let whole = r#"{"order":"7","serialNumber":1,"serial_number":null,"size":1,"at":"2026-01-02T03:04:05Z","within":"1s",
+        "note":"x","total":{"cents":"1"},"labels":{"any":"thing"},"stock":{"x":1},"parts":[1,2]}"#;
+    let whole = whole.replace("\"serial_number\":null,", "");
+    order.read_by_hand(&whole).expect("it is right");
+}

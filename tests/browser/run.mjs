@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { accessTests } from "./access.mjs";
 import { addressTests } from "./address.mjs";
 import { FUNCTIONS, at, browserPath, folder, login, mapIsThere, openBrowser, openPage, pause, root, start, stopAll, target, until } from "./lib.mjs";
+import { tabTests } from "./tabs.mjs";
 
 const shots = folder(join(root, "target/screenshots"));
 const tests = [];
@@ -395,11 +396,20 @@ test("whoever wants no motion gets none", async ({ browser, crowd }) => {
 
 accessTests(test, shoot);
 addressTests(test, shoot);
+tabTests(test, shoot);
 
 test("whoever logs out sees nothing more", async ({ page, crowd }) => {
   await page.goto(at(crowd, "map"));
+  await mapIsThere(page);
   await page.click("#who");
   await page.waitForSelector("#login[open]");
+  for (const key of ["Escape", "Escape"]) await page.keyboard.press(key);
+  // Longer than the silence after which the console is taken for away.
+  await pause(9000);
+  assert.ok(await page.isVisible("#login[open]"), "there is no way around it");
+  assert.ok(await page.isHidden("#alarm"), "the console is there");
+  assert.equal(await page.locator(".node").count(), 0, "nothing is left of what was shown");
+  assert.equal(await page.textContent("#totals"), "");
   assert.equal((await page.request.get(`${crowd.url}api/letters`)).status(), 401);
 });
 

@@ -18,7 +18,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use futures::FutureExt as _;
+use futures_util::FutureExt as _;
 use oncue_core::app::AppName;
 use oncue_core::bus::Bus;
 use oncue_core::config::Config;

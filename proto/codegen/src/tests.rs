@@ -55,8 +55,8 @@ fn a_message_with_the_option_is_an_event() {
         "const TYPE: &'static str = \"shop.door.opened-wide\";",
         "const KEYED: bool = false; fn key(&self) -> &str { \"\" }",
         "pub static CONTRACT: ::oncue_proto::Contract",
-        "pub mod r#shop {",
-        "pub mod r#v1 {",
+        "pub mod shop {",
+        "pub mod v1 {",
         "pub const DESCRIPTORS: &[u8]",
         "/shop.v1.serde.rs",
     ] {
@@ -73,8 +73,86 @@ fn packages_that_share_a_name_share_a_module() {
     let one = ("shop/v1/a.proto", "package shop.v1; message A {}");
     let two = ("shop/v2/a.proto", "package shop.v2; message A {}");
     let code = compile_files(&[one, two]).expect("two packages");
-    assert_eq!(code.matches("pub mod r#shop").count(), 1, "{code}");
-    assert!(code.contains("r#v1") && code.contains("r#v2"), "{code}");
+    assert_eq!(code.matches("pub mod shop").count(), 1, "{code}");
+    assert!(code.contains("mod v1") && code.contains("mod v2"), "{code}");
+}
+
+/// That it compiles is seen in `tests/tests/odd_protos.rs`.
+#[test]
+fn names_are_those_of_prost() {
+    let outer = "message SMSSent { OPTION message inner_one { INNER string self = 1; } string orderId = 1; }";
+    let option = "option (oncue.v1.event) = { type: \"shop.sms.sent\", key: \"orderId\" };";
+    let inner = "option (oncue.v1.event) = { type: \"shop.sms.read\", key: \"self\" };";
+    let messages = outer.replace("OPTION", option).replace("INNER", inner);
+    let code = compile_files(&[(
+        "shop/a.proto",
+        &format!("package Shop.type.self;\nimport \"oncue/v1/event.proto\";\n{messages}"),
+    )]);
+    let code = code.expect("a contract");
+    for expected in [
+        "pub mod shop {",
+        "pub mod r#type {",
+        "pub mod self_ {",
+        "/shop.r#type.self_.rs",
+        "/shop.r#type.self_.serde.rs",
+        "impl ::oncue_proto::Event for SmsSent",
+        "{ &self.order_id }",
+        "impl ::oncue_proto::Event for sms_sent::InnerOne",
+        "const SCHEMA: &'static str = \"Shop.type.self.SMSSent.inner_one\";",
+        "{ &self.self_ }",
+        "{ &super::super::super::CONTRACT }",
+    ] {
+        assert!(code.contains(expected), "no {expected:?} in\n{code}");
+    }
+}
+
+#[test]
+fn packages_of_one_module_share_it() {
+    let one = ("shop/a.proto", "package shop; message A {}");
+    let two = ("shop/b.proto", "package Shop; message B {}");
+    let code = compile_files(&[one, two]).expect("two packages");
+    assert_eq!(code.matches("pub mod shop").count(), 1, "{code}");
+    assert_eq!(code.matches("/shop.serde.rs").count(), 1, "{code}");
+}
+
+#[test]
+fn a_file_needs_a_package() {
+    let bare = ("a.proto", "message A {}");
+    let why = compile_files(&[bare]).expect_err("no package");
+    assert!(
+        why.contains("a.proto") && why.contains("`package shop.v1;`"),
+        "{why}"
+    );
+    // One that is only imported as well.
+    let user = (
+        "shop/b.proto",
+        "package shop; import \"a.proto\"; message B { A a = 1; }",
+    );
+    let why = compile_files(&[user, bare]).expect_err("no package");
+    assert!(why.starts_with("a.proto:"), "{why}");
+}
+
+#[test]
+fn the_platform_s_types_are_its_own() {
+    let types = [
+        "dlq.order.placed",
+        "timer.order.placed",
+        "oncue.order.placed",
+        "files.file.uploaded",
+    ];
+    for ty in types {
+        let message = event("Bad", &format!("type: {ty:?}"), "");
+        let why = compile(&message).expect_err(ty);
+        for expected in ["shop.v1.Bad", ty, "the platform's own"] {
+            assert!(why.contains(expected), "no {expected:?} in {why}");
+        }
+        let own = format!("package oncue.v1;\nimport \"oncue/v1/event.proto\";\n{message}");
+        let code = compile_files(&[("oncue/v1/own.proto", &own)]);
+        assert!(code.is_ok(), "{code:?}");
+    }
+    // What an app makes of an upload.
+    let inspected = event("Inspected", "type: \"files.file.inspected\"", "");
+    assert!(compile(&inspected).is_ok());
 }
 
 #[test]

@@ -27,6 +27,9 @@ pub fn type_of_subject(subject: &str) -> &str {
         .map_or(subject, |(at, _)| &subject[..at])
 }
 
+/// Domains whose events are the platform's own: no contract of an app has any, and no client writes to them.
+pub const PLATFORM_DOMAINS: [&str; 3] = ["dlq", "timer", "oncue"];
+
 /// Name of the stream of a type: its domain, the first token.
 pub fn stream_of_type(ty: &str) -> &str {
     ty.split('.').next().unwrap_or(ty)

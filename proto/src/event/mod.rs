@@ -21,8 +21,8 @@ use chrono::DateTime;
 use serde::{Deserialize, Serialize};
 
 pub use self::ids::{
-    IdSecret, check_id, hash, idempotency_key, new_id, partition, redrive_subject, stream_of_type,
-    subject, trace_id, traceparent, type_of_subject, untraced,
+    IdSecret, PLATFORM_DOMAINS, check_id, hash, idempotency_key, new_id, partition,
+    redrive_subject, stream_of_type, subject, trace_id, traceparent, type_of_subject, untraced,
 };
 use crate::Format;
 use crate::oncue::v1::Header;
@@ -266,6 +266,8 @@ struct Raw<'h> {
     hops: Option<Cow<'h, str>>,
     /// `ce-datacontenttype`, or else `Content-Type`.
     media_type: Option<Cow<'h, str>>,
+    /// Subject of the schedule that has fired the message.
+    scheduler: Option<&'h str>,
     traceparent: Option<&'h str>,
     tracestate: Option<&'h str>,
     baggage: Option<&'h str>,
@@ -298,6 +300,8 @@ impl<'h> Raw<'h> {
             }
         } else if name.eq_ignore_ascii_case("nats-msg-id") {
             self.msg_id = Some(value.into());
+        } else if name.eq_ignore_ascii_case(SCHEDULER) {
+            self.scheduler = Some(value);
         } else if name.eq_ignore_ascii_case(REDRIVE) {
             self.redrive = decoded(value);
         } else if name.eq_ignore_ascii_case("traceparent") {
@@ -417,6 +421,9 @@ impl<'h> Raw<'h> {
         if let Some(source) = &self.source {
             check_source(source)?;
         }
+        if let Some(scheduler) = self.scheduler {
+            check_scheduler(scheduler, origin.subject)?;
+        }
         let redrive = self.redrive(origin.subject)?;
         let (id, derived) = match self.id.or(self.msg_id) {
             Some(id) => (check_id(id.into_owned())?, false),
@@ -479,6 +486,30 @@ impl<'h> Raw<'h> {
     }
 }
 
+/// Header in which nats-server says which schedule has fired a message.
+const SCHEDULER: &str = "nats-scheduler";
+
+/// Refuses what a delay of a function has fired under another subject than that of its type: rights say what a function may delay,
+/// and no server looks at where its schedules fire to.
+fn check_scheduler(scheduler: &str, subject: &str) -> Result<(), Unreadable> {
+    let Some(delay) = scheduler.strip_prefix("timer.delayed.") else {
+        return Ok(());
+    };
+    // `APP.FUNCTION.TYPE.ID`
+    let (_, rest) = delay.split_once('.').unwrap_or_default();
+    let (_, rest) = rest.split_once('.').unwrap_or_default();
+    // An id alone: of a version that did not write the type, whose events may wait for long.
+    let Some((ty, _)) = rest.rsplit_once('.') else {
+        return Ok(());
+    };
+    if type_of_subject(subject) == ty && !is_redrive(subject) {
+        return Ok(());
+    }
+    Err(unreadable(format!(
+        "{scheduler} may fire {ty}, and fired {subject}"
+    )))
+}
+
 /// Attributes that are strings wherever they stand [CloudEvents 1.0.2 section 3].
 const CORE_ATTRIBUTES: [&str; 6] = [
     "specversion",
@@ -505,8 +536,9 @@ pub fn check_source(source: &str) -> Result<(), Unreadable> {
 
 /// Whether a header means something to us.
 fn is_read(name: &str) -> bool {
-    const READ: [&str; 6] = [
+    const READ: [&str; 7] = [
         "nats-msg-id",
+        SCHEDULER,
         "traceparent",
         "tracestate",
         "baggage",

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use futures::future::join_all;
+use futures_util::future::join_all;
 use oncue_admin::program;
 use oncue_core::model::manifest::Manifest;
 use oncue_core::store::Store;

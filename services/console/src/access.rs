@@ -3,6 +3,7 @@
 
 pub mod oidc;
 pub mod right;
+pub mod scrapers;
 pub mod sessions;
 
 use std::net::IpAddr;
@@ -26,6 +27,7 @@ use serde_json::{Value, json};
 
 use self::oidc::Door;
 use self::right::Right;
+use self::scrapers::Scrapers;
 use self::sessions::{Session, Sessions};
 use crate::App;
 use crate::api::audit;
@@ -56,6 +58,7 @@ pub struct Access {
     /// Most that anybody may.
     most: Right,
     brake: Brake,
+    scrapers: Scrapers,
     pub sessions: Sessions,
     /// Issuer whose accounts open it as well.
     door: Option<Box<Door>>,
@@ -96,6 +99,7 @@ impl Access {
             key,
             door,
             brake: Brake::new(PER_ADDRESS, IN_ALL),
+            scrapers: Scrapers::default(),
             sessions: Sessions::default(),
         })
     }
@@ -131,14 +135,14 @@ impl Access {
     /// The person who sent these headers; `None` for somebody who must log in first.
     pub fn visitor(&self, headers: &HeaderMap, peer: Option<IpAddr>) -> Option<Visitor> {
         let peer = peer.map_or_else(|| "?".to_owned(), |ip| ip.to_string());
-        let Some(key) = &self.key else {
+        if !self.has_token() {
             return Some(Visitor {
                 who: Who(format!("anybody@{peer}")),
                 right: Right::Look,
             });
-        };
-        let session = read_cookie(key, cookie_of(headers, COOKIE)?, event::now_ms())?;
-        if self.sessions.is_revoked(&session.id) {
+        }
+        let session = self.session(headers)?;
+        if !self.sessions.holds(&session) {
             return None;
         }
         Some(Visitor {
@@ -147,8 +151,8 @@ impl Access {
         })
     }
 
-    /// Session of these headers, if it is one of ours.
-    fn session(&self, headers: &HeaderMap) -> Option<Session> {
+    /// Session of these headers, if it is one of ours; it may have been ended.
+    pub fn session(&self, headers: &HeaderMap) -> Option<Session> {
         read_cookie(
             self.key.as_ref()?,
             cookie_of(headers, COOKIE)?,
@@ -164,14 +168,7 @@ impl Access {
         client: Option<ClientAddress>,
         who: &Who,
     ) -> Result<&hmac::Key, Problem> {
-        self.brake.take(client).map_err(|wait| {
-            let seconds = HeaderValue::from(wait.as_secs() + 1);
-            Problem::new(
-                TOO_MANY_LOGINS,
-                "too many wrong tokens came; this one was not looked at",
-            )
-            .with_header(header::RETRY_AFTER, seconds)
-        })?;
+        self.brake.take(client).map_err(braked)?;
         let Some(key) = self.key.as_ref().filter(|_| self.is_token(token)) else {
             audit::line(who, "login", "", "refused");
             return Err(Problem::new(
@@ -184,16 +181,16 @@ impl Access {
         Ok(key)
     }
 
-    /// Whether this is the token, behind the brake of logins. Without a token everybody may.
-    pub fn guessed(&self, given: &str, client: Option<ClientAddress>) -> bool {
+    /// Whether a scraper may read, by the token it sent. Without a token everybody may.
+    ///
+    /// # Errors
+    /// Too many wrong tokens came, and this one was not looked at.
+    pub fn may_scrape(&self, given: &str, client: Option<ClientAddress>) -> Result<bool, Problem> {
         if !self.has_token() {
-            return true;
+            return Ok(true);
         }
-        let is_right = self.brake.take(client).is_ok() && self.is_token(given);
-        if is_right {
-            self.brake.give_back(client);
-        }
-        is_right
+        let checked = self.scrapers.check(client, || self.is_token(given));
+        checked.map_err(braked)
     }
 
     /// Compares signatures of both under the right one, which takes the same time whatever is sent.
@@ -205,6 +202,13 @@ impl Access {
         );
         hmac::verify(key, b"token", given.as_ref()).is_ok()
     }
+}
+
+/// The problem of a token that came while a brake held, for so long.
+fn braked(wait: Duration) -> Problem {
+    let seconds = HeaderValue::from(wait.as_secs() + 1);
+    let why = "too many wrong tokens came; this one was not looked at";
+    Problem::new(TOO_MANY_LOGINS, why).with_header(header::RETRY_AFTER, seconds)
 }
 
 /// A cookie of a request.
@@ -277,6 +281,7 @@ pub async fn about(
         "issuer": app.access.issuer(),
         "welcome": visitor.is_some(),
         "who": visitor.map(|visitor| visitor.who.0),
+        "crowded": app.live.watchers() >= app.guards.watchers,
         "acts": app.access.may_write(),
         "write": right >= Some(Right::Operate),
         "admin": right >= Some(Right::Admin),

@@ -71,15 +71,18 @@ pub async fn scraper(State(app): State<Arc<App>>, request: Request, next: Next) 
             let peer = request.extensions().get::<Peer>();
             let proxies = &app.config.console.proxies;
             let client = peer.and_then(|peer| requester(peer.0.ip(), request.headers(), proxies));
-            app.access.guessed(token, client)
+            app.access.may_scrape(token, client)
         }
-        None => visitor(&app, &request).is_some(),
+        None => Ok(visitor(&app, &request).is_some()),
     };
-    if !may {
-        let how = "send the token of the console as `Authorization: Bearer TOKEN`";
-        return Problem::new(LOGIN, how).into_response();
+    match may {
+        Ok(true) => next.run(request).await,
+        Ok(false) => {
+            let how = "send the token of the console as `Authorization: Bearer TOKEN`";
+            Problem::new(LOGIN, how).into_response()
+        }
+        Err(braked) => braked.into_response(),
     }
-    next.run(request).await
 }
 
 /// Lets pass who may act, where writing is on: without a token nobody is known, so nobody may.

@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
-use futures::stream;
+use futures_util::stream;
 use tokio::sync::{Notify, watch};
 
+use crate::access::sessions::Session;
 use crate::problem::{AWAY, CROWDED, Problem};
 use crate::snapshot::News;
 use crate::{App, away};
@@ -51,31 +52,42 @@ impl Live {
     }
 }
 
-/// Counted for as long as it lives.
-struct Watcher(Arc<App>);
+/// Browser that is told of updates, counted for as long as it lives.
+struct Watcher {
+    app: Arc<App>,
+    /// None without a token: then nobody logs in, and nobody out.
+    session: Option<Session>,
+}
 
 impl Watcher {
-    fn new(app: Arc<App>) -> Option<Self> {
+    fn new(app: Arc<App>, session: Option<Session>) -> Option<Self> {
         let before = app.live.watchers.fetch_add(1, Ordering::Relaxed);
-        let watcher = Self(app);
+        let watcher = Self { app, session };
         // Else the first to come would look at numbers of the slow interval, up to five seconds old.
         if before == 0 {
-            watcher.0.live.came.notify_one();
+            watcher.app.live.came.notify_one();
         }
         // One too many is dropped here, which takes it off the count again.
-        (before < watcher.0.guards.watchers).then_some(watcher)
+        (before < watcher.app.guards.watchers).then_some(watcher)
+    }
+
+    /// Whether it may be told more: its session may have been ended, here or at another console, or have expired.
+    fn may_look(&self) -> bool {
+        let sessions = &self.app.access.sessions;
+        let session = self.session.as_ref();
+        session.is_none_or(|session| sessions.holds(session))
     }
 }
 
 impl Drop for Watcher {
     fn drop(&mut self) {
-        self.0.live.watchers.fetch_sub(1, Ordering::Relaxed);
+        self.app.live.watchers.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-pub async fn stream(State(app): State<Arc<App>>) -> Result<Response, Problem> {
+pub async fn stream(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Response, Problem> {
     let most = app.guards.watchers;
-    let watcher = Watcher::new(app.clone());
+    let watcher = Watcher::new(app.clone(), app.access.session(&headers));
     let watcher =
         watcher.ok_or_else(|| Problem::new(CROWDED, format!("{most} browsers watch already")))?;
     let mut news = app.live.news.subscribe();
@@ -84,7 +96,10 @@ pub async fn stream(State(app): State<Arc<App>>) -> Result<Response, Problem> {
     let updates = stream::unfold((watcher, news, None), async |(watcher, mut news, shown)| {
         tokio::select! {
             changed = news.changed() => changed.ok()?,
-            () = watcher.0.stop.cancelled() => return None,
+            () = watcher.app.stop.cancelled() => return None,
+        }
+        if !watcher.may_look() {
+            return None;
         }
         let latest = news.borrow_and_update().clone();
         let mut frame = Vec::new();

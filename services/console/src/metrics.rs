@@ -57,7 +57,7 @@ fn list(app: &App, now: u64) -> Vec<Metric> {
     let moment = Moment {
         app: &name,
         now,
-        sighted: measured.at > 0 && !measured.blind && measured.servers.nats.is_none(),
+        sighted: measured.looked > 0 && !measured.blind && measured.servers.nats.is_none(),
         functions: told(&measured),
         measured: &measured,
     };
@@ -127,8 +127,8 @@ impl Moment<'_> {
     fn servers(&self) -> Vec<Metric> {
         let servers = &self.measured.servers;
         let redis = &self.measured.redis;
-        let age = self.now.saturating_sub(self.measured.at) as f64 / 1000.0;
-        let looked = (self.measured.at > 0).then(|| (self.labels(&[]), age));
+        let age = self.now.saturating_sub(self.measured.looked) as f64 / 1000.0;
+        let looked = (self.measured.looked > 0).then(|| (self.labels(&[]), age));
         vec![
             Metric::gauges(
                 "oncue.up",

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::{join_all, try_join_all};
+use futures_util::future::{join_all, try_join_all};
 use oncue_admin::functions::Overview;
 use oncue_admin::{AdminError, consumers, dead_letters, program, services};
 use oncue_core::model::manifest::Manifest;

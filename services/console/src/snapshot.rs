@@ -58,6 +58,8 @@ pub struct Function {
 #[derive(Default)]
 struct Seen {
     at: u64,
+    /// Time of the last look that saw something, Unix milliseconds.
+    looked: u64,
     /// Why nothing was seen at the last look.
     blind: Option<String>,
     functions: BTreeMap<String, Function>,
@@ -76,6 +78,8 @@ struct Seen {
 /// Copy of what is known, for whoever measures.
 pub struct Measured {
     pub at: u64,
+    /// Time of the last look that saw something, Unix milliseconds.
+    pub looked: u64,
     pub servers: Servers,
     /// Whether the last look at NATS failed.
     pub blind: bool,
@@ -175,6 +179,7 @@ impl Snapshot {
         let seen = self.seen();
         Measured {
             at: seen.at,
+            looked: seen.looked,
             servers: seen.servers.clone(),
             blind: seen.blind.is_some(),
             functions: seen.functions.clone(),
@@ -196,6 +201,7 @@ impl Snapshot {
             elapsed as f64 / 1000.0
         };
         seen.at = overview.at;
+        seen.looked = overview.at;
         seen.blind = None;
         seen.take_views(look);
         seen.take_traffic(&look.mixes, seconds);

@@ -17,6 +17,7 @@ use oncue_http::process::Failure;
 use oncue_http::shares::Shares;
 use oncue_http::tls::Tls;
 use oncue_proto::Catalog;
+use oncue_proto::event::{PLATFORM_DOMAINS, stream_of_type};
 use oncue_telemetry::metrics::{Metric, Source};
 use tokio::sync::Semaphore;
 
@@ -32,9 +33,6 @@ use crate::request::body::Pace;
 use crate::routes::live::LiveRoutes;
 use crate::site::Site;
 use crate::state::watcher::RowWatcher;
-
-/// Domains that only the platform itself may write to.
-pub const PLATFORM_DOMAINS: [&str; 2] = [layout::DLQ, layout::TIMER];
 
 /// Bounds on what clients are granted, whoever they are.
 #[derive(Debug, Clone, Copy)]
@@ -242,7 +240,7 @@ fn check_heard(config: &Config, catalog: &Catalog) -> Result<(), ConfigErrors> {
     let file = config.path.as_deref().unwrap_or(Path::new("oncue.toml"));
     let mut errors = Vec::new();
     for ty in &config.gateway.stream {
-        let is_own = PLATFORM_DOMAINS.contains(&oncue_proto::event::stream_of_type(ty));
+        let is_own = PLATFORM_DOMAINS.contains(&stream_of_type(ty));
         let why = match catalog.get(ty) {
             Ok(_) if is_own => format!("{ty} is an event of the platform's own"),
             Ok(_) => continue,
@@ -262,7 +260,7 @@ async fn require_streams(bus: &Bus, config: &Config, catalog: &Catalog) -> Resul
     // The timer stream is first, since the others take from it what is due.
     let mut domains = vec![layout::TIMER, layout::DLQ];
     for entry in catalog.entries() {
-        let domain = oncue_proto::event::stream_of_type(&entry.ty);
+        let domain = stream_of_type(&entry.ty);
         if !domains.contains(&domain) {
             domains.push(domain);
         }

@@ -4,6 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use oncue_core::config::Config;
+use oncue_proto::Catalog;
+use oncue_proto::event::{PLATFORM_DOMAINS, stream_of_type};
 use protox::file::{
     ChainFileResolver, File, FileResolver, GoogleFileResolver, IncludeFileResolver,
 };
@@ -46,9 +48,30 @@ fn compile(folder: &Path) -> Result<Vec<u8>, String> {
     let mut compiler = protox::Compiler::with_file_resolver(resolver(folder));
     let compiled = compiler.include_imports(true).open_files(files);
     match compiled {
-        Ok(compiler) => Ok(compiler.encode_file_descriptor_set()),
+        Ok(compiler) => own_types(compiler.encode_file_descriptor_set(), folder),
         // As debug it has file, line and column.
         Err(e) => Err(format!("{}/{e:?}", folder.display())),
+    }
+}
+
+/// Refuses types in domains of the platform; returns the set.
+fn own_types(set: Vec<u8>, folder: &Path) -> Result<Vec<u8>, String> {
+    // One that cannot be read is refused where it is used, with its reason.
+    let catalog = Catalog::default().with(&set).unwrap_or_default();
+    let mut entries = catalog.entries();
+    let taken = entries.find(|entry| {
+        !entry.is_of_platform() && PLATFORM_DOMAINS.contains(&stream_of_type(&entry.ty))
+    });
+    match taken {
+        None => Ok(set),
+        Some(entry) => Err(format!(
+            "{}: {}: event type {:?} is in a domain of the platform's own ({}); begin the type with a domain of the app, like \
+             shop.order.placed",
+            folder.display(),
+            entry.schema(),
+            entry.ty,
+            PLATFORM_DOMAINS.join(", ")
+        )),
     }
 }
 
@@ -83,5 +106,29 @@ impl FileResolver for OwnFiles {
             Some((_, source)) => File::from_source(name, source),
             None => Err(protox::Error::file_not_found(name)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_type_of_the_platforms_is_refused() {
+        let folder = std::env::temp_dir().join(format!("oncue-contract-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder");
+        for (ty, is_taken) in [("shop.order.placed", true), ("dlq.order.placed", false)] {
+            let text = format!(
+                "syntax = \"proto3\";\npackage shop;\nimport \"oncue/v1/event.proto\";\nmessage Placed {{\n  \
+                 option (oncue.v1.event) = {{ type: \"{ty}\" }};\n}}\n"
+            );
+            std::fs::write(folder.join("shop.proto"), text).expect("written");
+            let compiled = compile(&folder);
+            assert_eq!(compiled.is_ok(), is_taken, "{compiled:?}");
+            if let Err(why) = compiled {
+                assert!(why.contains("shop.Placed") && why.contains(ty), "{why}");
+            }
+        }
+        std::fs::remove_dir_all(folder).expect("removed");
     }
 }

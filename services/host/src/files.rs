@@ -6,8 +6,8 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::StreamExt as _;
-use futures::stream;
+use futures_util::StreamExt as _;
+use futures_util::stream;
 use oncue::foreign::{FileParts, ForeignFailure, ForeignFiles};
 use oncue_core::bus::objects::Object;
 use parking_lot::Mutex;

@@ -20,7 +20,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use futures::FutureExt as _;
+use futures_util::FutureExt as _;
 use oncue::stop;
 use oncue::testing::{App, Luck};
 use oncue_proto::Catalog;

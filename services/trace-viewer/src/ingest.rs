@@ -12,7 +12,7 @@ use axum::{
     routing::post,
 };
 use flate2::read::MultiGzDecoder;
-use futures::TryStreamExt;
+use futures_util::TryStreamExt;
 use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTraceServiceRequest, ExportTraceServiceResponse,
     trace_service_server::{TraceService, TraceServiceServer},

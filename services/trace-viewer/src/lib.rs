@@ -14,11 +14,15 @@ mod ui;
 use std::{
     future::{Future, IntoFuture},
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     time::Duration,
 };
 
 use axum::Router;
+use axum::extract::Request;
+use axum::http::{StatusCode, header, uri::Authority};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse as _, Response};
 use tokio::{net::TcpListener, sync::watch};
 use tonic::transport::server::TcpIncoming;
 
@@ -169,10 +173,32 @@ async fn serve_http(
     router: Router,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
+    let router = if listener.local_addr()?.ip().is_loopback() {
+        router.layer(middleware::from_fn(of_this_machine))
+    } else {
+        router
+    };
     axum::serve(listener, router)
         .with_graceful_shutdown(stop)
         .into_future()
         .await
+}
+
+/// Refuses a `Host` that is neither an address nor `localhost`: whoever owns such a name may make it lead to this machine, and his
+/// pages would read every trace (DNS rebinding).
+async fn of_this_machine(request: Request, next: Next) -> Response {
+    let host = request.headers().get(header::HOST);
+    let host = host.and_then(|host| host.to_str().ok()?.parse::<Authority>().ok());
+    let is_nobodys = host.is_none_or(|host| {
+        let name = host.host().trim_matches(['[', ']']);
+        name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
+    });
+    if is_nobodys {
+        return next.run(request).await;
+    }
+    let how =
+        "traces are shown under 127.0.0.1 and localhost; --listen HOST opens this to other names\n";
+    (StatusCode::MISDIRECTED_REQUEST, how).into_response()
 }
 
 async fn serve_grpc(

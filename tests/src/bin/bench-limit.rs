@@ -19,7 +19,7 @@ use axum::http::StatusCode as Http;
 use axum::routing::post;
 use axum::serve::ListenerExt as _;
 use bytes::Bytes;
-use futures::{FutureExt as _, StreamExt as _};
+use futures_util::{FutureExt as _, StreamExt as _};
 use redis::IntoConnectionInfo as _;
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;

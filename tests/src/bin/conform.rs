@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use conform::v1::{Answered, Asked};
-use futures::{StreamExt as _, stream};
+use futures_util::{StreamExt as _, stream};
 use oncue::{Context, Delayed, Function, Result, State, reject};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};

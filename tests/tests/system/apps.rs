@@ -8,6 +8,7 @@ use oncue_core::store::Store;
 use oncue_tests::cluster::{Cluster, Process, QUICK_REDELIVERY, must_fail, until};
 use serde_json::Value;
 
+const SCHEDULE: &str = "[[schedule]]\nfunction = \"count-views\"\nevery = \"60s\"\n";
 const VIEWS: u64 = 200;
 const PAGES: u64 = 4;
 
@@ -152,46 +153,83 @@ async fn letters_of(bus: &Bus) -> u64 {
     counts.values().sum()
 }
 
-/// Twin: without names of their own they are one app, and share what they count.
-/// Streams that apps share are not put back over what another one has in them, and are in the backup of each.
+/// Streams that apps share are in the backup of each, which brings back its own part and leaves that of the other: after the loss
+/// of everything in either order, and in place.
 #[tokio::test]
-async fn a_backup_is_not_put_back_over_another_app() {
-    let cluster = first("").await;
-    let shop = Second::new(&cluster, "shop", "");
+async fn backups_of_two_apps_are_put_back_beside_each_other() {
+    let cluster = first(SCHEDULE).await;
+    let shop = Second::new(&cluster, "shop", SCHEDULE);
     assert_eq!(oncue(&cluster, &["apply"]).0, 0);
     assert_eq!(shop.oncue(&cluster, &["apply"]).0, 0);
     cluster.plain_publish([("web.page.viewed", "{".to_owned())]);
-    let mut theirs = shop.start(&cluster, "count-views").await;
-    let bus = cluster.bus().await.of_app(&shop.name);
-    until("a letter of the second", async || {
-        let counts = oncue_admin::dead_letters::counts(&bus).await.ok()?;
-        (counts.get("count-views") == Some(&1)).then_some(())
+    let own = cluster.bus().await;
+    let other = own.clone().of_app(&shop.name);
+    let mut workers = [
+        cluster.start("count-views").await,
+        shop.start(&cluster, "count-views").await,
+    ];
+    until("a letter of each", async || {
+        ((letters_of(&own).await, letters_of(&other).await) == (1, 1)).then_some(())
     })
     .await;
-    theirs.stop().await;
+    for worker in &mut workers {
+        worker.stop().await;
+    }
     let dir = |name: &str| cluster.dir.join(name).display().to_string();
     let (code, text) = oncue(&cluster, &["backup", &dir("of-first")]);
-    assert!(code == 0 && text.contains("of the app shop"), "{text}");
-    let (code, text) = oncue(
-        &cluster,
-        &["restore", &dir("of-first"), "--replace", "--yes"],
-    );
-    assert!(
-        code != 0 && text.contains("nothing was removed"),
-        "{code} {text}"
-    );
-    assert_eq!(letters_of(&bus).await, 1, "{text}");
+    assert!(code == 0 && text.contains("shop_count-views"), "{text}");
     let (code, text) = shop.oncue(&cluster, &["backup", &dir("of-second")]);
     assert_eq!(code, 0, "{text}");
-    for stream in ["dlq", "KV_oncue"] {
-        let file = cluster
-            .dir
-            .join("of-second")
-            .join(format!("{stream}.stream"));
-        assert!(file.is_file(), "{stream}: {text}");
+    let before = shared(&own).await;
+    assert!(
+        before.len() >= 8,
+        "each has letters, schedules and values: {before:?}"
+    );
+
+    for is_first_first in [true, false] {
+        crate::backup::lose_everything(&cluster, &own).await;
+        for is_first in [is_first_first, !is_first_first] {
+            let (code, text) = if is_first {
+                oncue(&cluster, &["restore", &dir("of-first")])
+            } else {
+                shop.oncue(&cluster, &["restore", &dir("of-second")])
+            };
+            assert_eq!(code, 0, "{text}");
+            // Only what is its own came, and what was there stayed.
+            let there = shared(&own).await;
+            let is_whole = is_first != is_first_first;
+            assert_eq!(there == before, is_whole, "{text}\n{there:?}");
+        }
     }
+    let replace = ["restore", &dir("of-second"), "--replace", "--yes"];
+    let (code, text) = shop.oncue(&cluster, &replace);
+    assert!(
+        code == 0 && text.contains("beside those of other apps"),
+        "{text}"
+    );
+    assert_eq!(shared(&own).await, before, "{text}");
+    // Another app's consumer would go with the stream.
+    let replace = ["restore", &dir("of-first"), "--replace", "--yes"];
+    let (code, text) = oncue(&cluster, &replace);
+    assert!(code != 0 && text.contains("nothing was removed"), "{text}");
+    assert_eq!(shared(&own).await, before, "{text}");
 }
 
+/// Subjects of the streams that apps share, with their numbers of messages.
+async fn shared(bus: &Bus) -> Vec<(String, u64)> {
+    let mut all = Vec::new();
+    for stream in ["dlq", "timer", "KV_oncue"] {
+        let subjects = bus.stream_subjects(stream, ">").await.expect(stream);
+        // A schedule may fire meanwhile.
+        let lasting = subjects
+            .into_iter()
+            .filter(|(subject, _)| !subject.contains(".fired"));
+        all.extend(lasting);
+    }
+    all
+}
+
+/// Twin: without names of their own they are one app, and share what they count.
 #[tokio::test]
 async fn two_apps_of_one_name_are_found_out() {
     let cluster = first("").await;
@@ -217,8 +255,7 @@ async fn two_apps_of_one_name_are_found_out() {
 /// `apply`, with all it may do, changes and removes nothing of another app.
 #[tokio::test]
 async fn an_app_changes_only_its_own() {
-    let schedule = "[[schedule]]\nfunction = \"count-views\"\nevery = \"60s\"\n";
-    let cluster = first(schedule).await;
+    let cluster = first(SCHEDULE).await;
     let (code, text) = oncue(&cluster, &["apply"]);
     assert_eq!(code, 0, "{text}");
     // Another wish about the same stream, and no schedule.
@@ -266,8 +303,7 @@ async fn an_app_changes_only_its_own() {
 /// The broken twin: an app that goes by the name of the first takes away what it does not know of.
 #[tokio::test]
 async fn an_app_of_the_same_name_prunes_the_other() {
-    let schedule = "[[schedule]]\nfunction = \"count-views\"\nevery = \"60s\"\n";
-    let cluster = first(schedule).await;
+    let cluster = first(SCHEDULE).await;
     assert_eq!(oncue(&cluster, &["apply"]).0, 0);
     let same = Second::new(&cluster, "app", "");
     let (code, text) = same.oncue(&cluster, &["apply", "--prune"]);

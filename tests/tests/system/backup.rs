@@ -90,7 +90,7 @@ impl Client {
 }
 
 /// Nothing is left of either server.
-async fn lose_everything(cluster: &Cluster, bus: &Bus) {
+pub async fn lose_everything(cluster: &Cluster, bus: &Bus) {
     cluster.redis_ok(&["FLUSHALL"]);
     cluster.redis_ok(&["FUNCTION", "FLUSH"]);
     for stream in bus.stream_names().await.expect("streams") {

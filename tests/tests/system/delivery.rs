@@ -7,7 +7,7 @@ use oncue_core::app::AppName;
 use oncue_core::bus::Bus;
 use oncue_core::store::Store;
 use oncue_proto::event;
-use oncue_proto::oncue::v1::DeadLetter;
+use oncue_proto::oncue::v1::{DeadLetter, Envelope, Header};
 use oncue_tests::cluster::{Cluster, Process, QUICK_REDELIVERY, free_port, named, until};
 use oncue_tests::events::{envelope, told};
 use oncue_tests::proxy::{Protocol, Proxy};
@@ -381,6 +381,67 @@ async fn outputs_have_ids_of_their_own_and_delayed_ones_come_later() {
     assert!(due >= first + 1400, "due {due}, first {first}");
 }
 
+/// Whoever may delay an event could have it fire to any subject: functions hold it to the type that it may delay.
+#[tokio::test]
+async fn what_a_delay_fires_elsewhere_is_set_aside() {
+    let cluster = cluster().await;
+    let _worker = cluster.start("misbehave").await;
+    let (bus, store) = (cluster.bus().await, cluster.store().await);
+    let redrive = r#"{"number":1,"at":1,"id":"forged","type":"web.page.viewed","flow":"forged","time":1,"timed":true}"#;
+    let redrive = event::percent_encode(redrive);
+    for (number, declared, target) in [
+        (1, "web.page.milestone", "timer.due.web.page.viewed"),
+        (
+            2,
+            "web.page.milestone",
+            "timer.due.web.redrive.app_misbehave",
+        ),
+        (3, "web.page.viewed", "timer.due.web.page.viewed"),
+    ] {
+        let soon = event::format_time(event::now_ms() + 1000);
+        let headers = [
+            ("Nats-Schedule".to_owned(), format!("@at {soon}")),
+            ("Nats-Schedule-Target".to_owned(), target.to_owned()),
+            ("ce-id".to_owned(), format!("d{number}")),
+            (event::REDRIVE.to_owned(), redrive.to_string()),
+        ];
+        let headers = headers
+            .into_iter()
+            .map(|(name, value)| Header { name, value });
+        let payload = told("/delay", "plain").1;
+        let delayed = Envelope {
+            subject: format!("timer.delayed.app.other.{declared}.d{number}"),
+            headers: headers.collect(),
+            payload: payload.into(),
+        };
+        bus.publish(&delayed).await.expect("taken");
+        // Who has fired it says the server, and nobody else.
+        let mut named = delayed;
+        named.headers.push(Header {
+            name: "Nats-Scheduler".to_owned(),
+            value: "timer.schedule.app.mine".to_owned(),
+        });
+        bus.publish(&named).await.expect_err("refused");
+    }
+    let letters = dead_letters(&cluster, &bus, 2).await;
+    for letter in &letters {
+        assert_eq!(letter.reason, "decode", "{letter:?}");
+        assert!(
+            letter.message.contains("may fire web.page.milestone"),
+            "{letter:?}"
+        );
+    }
+    until("what it may delay comes", async || {
+        (cluster.field(&store, "tallies", "/delay", "count").await == "1").then_some(())
+    })
+    .await;
+    cluster.drained(&bus, "web", "misbehave").await;
+    assert_eq!(
+        cluster.field(&store, "tallies", "/delay", "count").await,
+        "1"
+    );
+}
+
 #[tokio::test]
 async fn a_worker_asks_only_for_what_it_has_room_for_and_says_that_it_is_still_at_it() {
     let cluster = Cluster::new("[functions.misbehave]\nack_wait = \"1s\"\nconcurrency = 3\n").await;
@@ -665,6 +726,18 @@ async fn a_demoted_primary_is_left() {
     // The broken twin: a client that only goes on with the connection it has.
     let mut stays = std::net::TcpStream::connect(("127.0.0.1", proxy.port)).expect("Redis");
     assert_eq!(asked(&mut stays, "SET twin 1"), "+OK");
+    until("it has all", async || {
+        let info = cluster.redis_cli(&["INFO", "replication"]);
+        let number = |name: &str| {
+            let (_, rest) = info.split_once(name)?;
+            rest.split(|c: char| !c.is_ascii_digit())
+                .next()?
+                .parse::<u64>()
+                .ok()
+        };
+        (number(",offset=")? == number("master_repl_offset:")?).then_some(())
+    })
+    .await;
     // The other takes over; who connects from now on comes to it, and nobody is told.
     let new = port.to_string();
     let promote = ["-p", &new, "REPLICAOF", "NO", "ONE"];

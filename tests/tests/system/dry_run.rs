@@ -131,7 +131,7 @@ async fn a_dry_run_reads_files_and_writes_none() {
     bus.provide(&bucket).await.expect("a bucket");
     let mut bytes = vec![1u8; 3 << 20];
     bytes.push(7);
-    let whole = futures::stream::iter([Ok(bytes.into())]);
+    let whole = futures_util::stream::iter([Ok(bytes.into())]);
     bus.put_object("f", &[], whole, 4 << 20)
         .await
         .expect("stored");

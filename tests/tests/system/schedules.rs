@@ -103,7 +103,7 @@ async fn several_put_the_same_schedules_there_at_once() {
     let timer = layout::stream(&config.app, layout::TIMER, &config.stream(layout::TIMER));
     bus.provide(&timer).await.expect("a stream");
     let all = (0..6).map(|_| bus.ensure_schedules(&config, Mode::Apply));
-    let made = futures::future::join_all(all).await;
+    let made = futures_util::future::join_all(all).await;
     let refused: Vec<String> = made
         .iter()
         .filter_map(|one| one.as_ref().err().map(ToString::to_string))

@@ -309,6 +309,26 @@ async fn redis_keeps_them_apart(house: &House) -> usize {
 }
 
 impl House {
+    /// Rights are compared by the owner of Redis, who alone sees its users.
+    async fn compares_its_rights(&self, app: &str) {
+        let folder = self.folder(app);
+        let keys = folder.join("keys").display().to_string();
+        let config = folder.join("oncue.toml").display().to_string();
+        let redis = format!("redis://owner:{OWNER}@127.0.0.1:{}", self.redis);
+        let env = [("ONCUE_CONFIG", config), ("ONCUE_REDIS_URL", redis)];
+        let args = ["rights", "--check", "--keys", &keys];
+        let mut check = self.cluster.spawn_with("oncue", &args, &env);
+        assert_eq!(check.exit().await, Some(0), "{}", check.log());
+        assert!(!check.log().contains("not asked"), "{}", check.log());
+        let mut check = self.part(app, "operator", "oncue", &["rights", "--check"]);
+        assert_ne!(check.exit().await, Some(0), "{}", check.log());
+        assert!(
+            check.log().contains("the owner of Redis"),
+            "{}",
+            check.log()
+        );
+    }
+
     async fn owner(&self) -> Wire {
         let mut wire = Wire::connect(self.redis).await;
         assert_eq!(wire.say(&["AUTH", "owner", OWNER]).await, "+OK\r\n");
@@ -404,6 +424,9 @@ async fn no_credential_of_one_app_gets_at_the_other() {
     let mut doctor = house.part("blog", "operator", "oncue", &["doctor"]);
     doctor.exit().await;
     assert!(doctor.log().contains("NATS is locked"), "{}", doctor.log());
+    for app in APPS {
+        house.compares_its_rights(app).await;
+    }
     // The operator's day needs no more than that.
     for args in [
         &["ps"][..],

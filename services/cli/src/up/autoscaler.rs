@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::future::join_all;
+use futures_util::future::join_all;
 use oncue_core::bus::Bus;
 use oncue_core::bus::services::ServiceInstance;
 use oncue_core::store::Store;

@@ -49,6 +49,7 @@ impl Lock {
             redis: redis
                 .is_started_here()
                 .then(|| config.redis.url.expose().to_owned()),
+            shared: false,
         };
         (servers.nats.is_some() || servers.redis.is_some()).then(|| Self {
             keys: KeyFolder::new(folder),

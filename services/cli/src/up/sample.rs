@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use futures::future::try_join_all;
+use futures_util::future::try_join_all;
 use oncue_core::bus::info::ConsumerInfo;
 use oncue_core::bus::{ApiError, Bus};
 use tokio::time::timeout;

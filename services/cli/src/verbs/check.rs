@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use futures::future::join_all;
+use futures_util::future::join_all;
 use oncue_admin::{changes, program};
 use oncue_core::bus::Bus;
 use oncue_core::bus::layout::Mode;

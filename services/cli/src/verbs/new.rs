@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use oncue_core::app::AppName;
 
 use crate::exit::{self, Failure};
-use crate::settings;
 use crate::terminal::paint::{GOOD, paint, say};
 
 use super::vendor;
@@ -125,8 +124,20 @@ const TYPESCRIPT_FILES: [(&str, &str); 10] = [
     ),
 ];
 
-/// Names that cargo takes for no package.
-const TAKEN: [&str; 6] = ["test", "core", "std", "alloc", "build", "deps"];
+/// Names that cargo takes for no package, and those of the crates that an app's own depends on.
+const TAKEN: [&str; 11] = [
+    "test",
+    "core",
+    "std",
+    "alloc",
+    "build",
+    "deps",
+    "pbjson",
+    "pbjson-types",
+    "prost",
+    "serde",
+    "tokio",
+];
 
 /// Checkout that this program was built from; where it runs elsewhere, there is none.
 const CHECKOUT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
@@ -178,11 +189,12 @@ pub fn run(args: &Args) -> Result<u8, Failure> {
         ("{{crate}}", name.replace('-', "_")),
         ("{{domain}}", name.replace('-', "")),
     ];
-    let mut carried = None;
+    let carried;
     let lang = args.lang.unwrap_or_else(default_language);
     let files = match lang {
         Language::Rust => {
             let dependency = Dependency::of(args)?;
+            carried = dependency.carried;
             words.extend([
                 ("{{source}}", dependency.source),
                 ("{{runtime}}", dependency.runtime),
@@ -347,6 +359,8 @@ struct Dependency {
     runtime: String,
     proto: String,
     codegen: String,
+    /// Crates that the app carries, and where they are.
+    carried: Option<(vendor::Package, PathBuf)>,
 }
 
 impl Dependency {
@@ -358,11 +372,15 @@ impl Dependency {
                 runtime: String::new(),
                 proto: String::new(),
                 codegen: String::new(),
+                carried: None,
             });
         }
-        let installed = settings::installed("crates").filter(|_| args.oncue_path.is_none());
-        if let Some(crates) = installed {
-            return Ok(Self::by_path(&crates, INSTALLED));
+        let installed = vendor::RUST.installed();
+        if let Some(crates) = installed.filter(|_| args.oncue_path.is_none()) {
+            return Ok(Self {
+                carried: Some((vendor::RUST, crates)),
+                ..Self::by_path(Path::new(&vendor::RUST.path()), INSTALLED)
+            });
         }
         Ok(Self::by_path(&checkout(args)?, SOURCES))
     }
@@ -374,6 +392,7 @@ impl Dependency {
             runtime: quoted(folder, runtime),
             proto: quoted(folder, proto),
             codegen: quoted(folder, codegen),
+            carried: None,
         }
     }
 }

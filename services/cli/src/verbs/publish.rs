@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::{Stream, StreamExt, stream};
+use futures_util::{Stream, StreamExt, stream};
 use oncue_admin::flows::{HandMadeEvent, Sender};
 use oncue_core::bus::info::ConsumerInfo;
 use oncue_core::bus::{Bus, PubAck};

@@ -136,7 +136,16 @@ async fn check(args: &Args, rights: &Rights, settings: &Settings) -> Result<u8, 
     let folder = key_folder(args, settings);
     let store = settings.store().await?;
     let compared = Comparison::of(rights, &settings.config, &folder, &store).await;
-    let compared = compared.map_err(Failure::silent)?;
+    let compared = compared.map_err(|e| {
+        let why = e.to_string();
+        let failure = Failure::silent(e);
+        if why.contains("acl|") {
+            return failure.advise(
+                "on servers that apps share only the owner of Redis sees its users: give their login as ONCUE_REDIS_URL",
+            );
+        }
+        failure
+    })?;
     for (whose, sentences) in &compared.differences {
         say(paint(BOLD, whose));
         for sentence in sentences {
@@ -184,6 +193,7 @@ fn write(folder: &Path, args: &Args, rights: &Rights, settings: &Settings) -> Re
         api_prefix: IMPORTED_API.to_owned(),
         inbox_prefix: config.nats.inbox_prefix.clone(),
         redis: Some(config.redis.url.expose().to_owned()),
+        shared: args.servers.is_some(),
     };
     let audience = match &args.servers {
         Some(folder) => Audience::Shared(SharedServers {

@@ -1,5 +1,5 @@
-//! `oncue vendor`: the package for functions in Python or TypeScript that an app carries in `vendor/`, as it came with this
-//! `oncue`. An app carries it so that it can be built wherever its repository goes: no registry has it, and a path of one machine
+//! `oncue vendor`: the crates, or the package for functions in Python or TypeScript, that an app carries in `vendor/`, as they came
+//! with this `oncue`. An app carries it so that it can be built wherever its repository goes: no registry has it, and a path of one machine
 //! means nothing on another.
 
 use std::fs;
@@ -30,6 +30,13 @@ pub struct Package {
     install: &'static str,
 }
 
+pub const RUST: Package = Package {
+    part: "crates",
+    inside: "",
+    name: "oncue-crates",
+    mark: "oncue/Cargo.toml",
+    install: "cargo build",
+};
 pub const PYTHON: Package = Package {
     part: "python",
     inside: "",
@@ -82,7 +89,7 @@ impl Package {
 pub fn run(settings: &Settings) -> Result<u8, Failure> {
     settings.require_file()?;
     let app = settings.config.beside(Path::new("."));
-    let carried: Vec<Package> = [PYTHON, TYPESCRIPT]
+    let carried: Vec<Package> = [RUST, PYTHON, TYPESCRIPT]
         .into_iter()
         .filter(|package| package.is_carried(&app))
         .collect();
@@ -91,7 +98,7 @@ pub fn run(settings: &Settings) -> Result<u8, Failure> {
             "{} carries no package of Oncue in {FOLDER}/",
             app.display()
         ))
-        .advise("an app has one that `oncue new --lang` of an installed oncue has made"));
+        .advise("an app has one that `oncue new` of an installed oncue has made"));
     }
     for package in carried {
         let path = package.path();

@@ -55,8 +55,9 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    pub fn is_revoked(&self, id: &str) -> bool {
-        self.revoked.read().contains(id)
+    /// Whether a session opens anything still: it has not expired, and nobody has ended it.
+    pub fn holds(&self, session: &Session) -> bool {
+        session.expires >= event::now_ms() && !self.revoked.read().contains(&session.id)
     }
 
     /// Ends a session.

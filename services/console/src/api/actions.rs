@@ -9,7 +9,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{Extension, Path, State};
-use futures::stream::{self, StreamExt as _, TryStreamExt as _};
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use oncue_admin::AdminError;
 use oncue_admin::dead_letters::{
     self, Letter, LetterError, LetterQuery, OutcomeCounts, Pace, Progress, Tally, Watch, grouped,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use futures::future::join_all;
+use futures_util::future::join_all;
 use oncue_admin::flows::search::key_of;
 use oncue_core::bus::{BusError, Slice};
 use serde_json::{Value, json};

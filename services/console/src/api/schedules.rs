@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Extension, Path, State};
-use futures::future::join_all;
+use futures_util::future::join_all;
 use oncue_admin::flows::schedules::{self, ScheduleError, ScheduleRun, ScheduleState};
 use oncue_proto::event;
 use serde_json::{Value, json};

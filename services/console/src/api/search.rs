@@ -8,12 +8,15 @@ use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::extract::{Query, State};
-use futures::future::join_all;
+use futures_util::future::join_all;
 use oncue_admin::dead_letters::{self, Letter};
 use oncue_admin::flows::search::key_of;
 use oncue_admin::flows::{FlowSearch, SearchLimits};
 use oncue_core::bus::layout::{DLQ, TIMER};
 use oncue_core::bus::{BusError, Slice, StoredMessage};
+use oncue_core::config::Bounds;
+use oncue_core::model::flow::Flow;
+use oncue_core::store::StoreError;
 use oncue_proto::event;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -56,24 +59,33 @@ pub async fn get(
     Query(Question { q }): Query<Question>,
 ) -> Result<Json<Value>, Problem> {
     let began = Instant::now();
-    let query =
-        event::check_id(q.trim().to_owned()).map_err(|e| Problem::new(MALFORMED, e.message))?;
+    let trimmed = q.trim();
+    if trimmed.is_empty() || q.len() as u64 > Bounds::MAX_KEY {
+        let why = format!(
+            "`q` has 1 to {} bytes that are not all blank",
+            Bounds::MAX_KEY
+        );
+        return Err(Problem::new(MALFORMED, why));
+    }
+    // Blanks at its ends may be the key's own, or have come along with what was copied.
+    let names = [q.as_str(), trimmed];
+    let id = event::check_id(trimmed.to_owned()).ok();
     let (flow, keyed, latest) = tokio::join!(
-        app.store.flow(&query),
-        by_key(&app, &query),
+        flow_of(&app, id.as_deref()),
+        by_key(&app, names),
         dead_letters::latest(&app.bus, WINDOW)
     );
     let flow = flow.map_err(away)?;
     let keyed = keyed.map_err(away)?;
     let letters = latest.map_err(away)?.letters;
-    let letters = letters.iter().filter(|letter| is_about(letter, &query));
-    let mut searched = vec![
-        "the flow ledger".to_owned(),
-        format!("the newest {} events for this key", keyed.read),
-    ];
+    let letters = letters.iter().filter(|letter| is_about(letter, names));
+    let mut searched = vec![format!("the newest {} events for this key", keyed.read)];
+    if id.is_some() {
+        searched.insert(0, "the flow ledger".to_owned());
+    }
     let mut found = Vec::new();
     // A word that is a key is no id: then nothing is searched by id, which costs more.
-    if keyed.events.is_empty() {
+    if let Some(id) = id.filter(|_| keyed.events.is_empty()) {
         let functions = app.snapshot.manifests();
         let limits = SearchLimits {
             find: Some(SEARCH_TIME),
@@ -85,8 +97,8 @@ pub async fn get(
             .map_err(away)?;
         let event = match &flow {
             // The ledger knows when the flow began, so the root is looked for around then and nowhere else.
-            Some(flow) => search.around(&query, flow.started).await,
-            None => search.find(&query).await,
+            Some(flow) => search.around(&id, flow.started).await,
+            None => search.find(&id).await,
         };
         found.extend(event.map_err(away)?.map(|event| Found {
             stream: event.stream,
@@ -97,7 +109,7 @@ pub async fn get(
     let flow = flow
         .map(|flow| json!({ "id": flow.id, "open": flow.open, "events": flow.events.len(), "started": flow.started }));
     Ok(Json(json!({
-        "query": query,
+        "query": q,
         "flow": flow,
         "events": show(&app, found).await,
         "keyed": show(&app, keyed.events).await,
@@ -107,12 +119,20 @@ pub async fn get(
     })))
 }
 
-/// Whether a letter is about an event, a flow or a key of this name.
-fn is_about(letter: &Letter, query: &str) -> bool {
+/// Flow of this id, as the ledger has it.
+async fn flow_of(app: &App, id: Option<&str>) -> Result<Option<Flow>, StoreError> {
+    match id {
+        Some(id) => app.store.flow(id).await,
+        None => Ok(None),
+    }
+}
+
+/// Whether a letter is about an event, a flow or a key of one of these names.
+fn is_about(letter: &Letter, names: [&str; 2]) -> bool {
     let content = &letter.content;
     [&content.event_id, &content.flow_id, &content.key]
         .into_iter()
-        .any(|name| name == query)
+        .any(|name| names.contains(&name.as_str()))
 }
 
 fn short(letter: &Letter) -> Value {
@@ -146,11 +166,11 @@ pub fn event_streams(app: &App) -> Vec<String> {
         .collect()
 }
 
-/// The last events about a key: the newest of each stream, since streams keep events under their type alone and
+/// The last events about a key, by either spelling: the newest of each stream, since streams keep events under their type alone and
 /// nothing but an event itself says what it is about.
-async fn by_key(app: &App, key: &str) -> Result<Keyed, BusError> {
+async fn by_key(app: &App, keys: [&str; 2]) -> Result<Keyed, BusError> {
     let streams = event_streams(app).into_iter();
-    let looked = join_all(streams.map(|stream| newest_about(app, stream, key))).await;
+    let looked = join_all(streams.map(|stream| newest_about(app, stream, keys))).await;
     let mut all = Keyed::default();
     for one in looked {
         let one = one?;
@@ -162,7 +182,7 @@ async fn by_key(app: &App, key: &str) -> Result<Keyed, BusError> {
 }
 
 /// Backwards in slices, at least one, until number, time or the stream is at its end.
-async fn newest_about(app: &App, stream: String, key: &str) -> Result<Keyed, BusError> {
+async fn newest_about(app: &App, stream: String, keys: [&str; 2]) -> Result<Keyed, BusError> {
     let began = Instant::now();
     let info = app.bus.stream_info(&stream).await;
     let state = info
@@ -187,7 +207,7 @@ async fn newest_about(app: &App, stream: String, key: &str) -> Result<Keyed, Bus
         let found = app.bus.read_slice(&stream, &slice).await?;
         keyed.read += found.len();
         for message in found.into_iter().rev().filter(|one| one.sequence < end) {
-            let Some(ty) = type_about(app, &stream, &message, key) else {
+            let Some(ty) = type_about(app, &stream, &message, keys) else {
                 continue;
             };
             let count = of_type.entry(ty).or_default();
@@ -204,9 +224,10 @@ async fn newest_about(app: &App, stream: String, key: &str) -> Result<Keyed, Bus
     Ok(keyed)
 }
 
-/// Type of an event that is about this key; `None` of any other.
-fn type_about(app: &App, stream: &str, message: &StoredMessage, key: &str) -> Option<String> {
+/// Type of an event that is about one of these keys; `None` of any other.
+fn type_about(app: &App, stream: &str, message: &StoredMessage, keys: [&str; 2]) -> Option<String> {
     let origin = StreamOrigin { stream, created: 0 };
     let incoming = origin.read(message).ok()?;
-    (key_of(&incoming, &app.catalog.now()) == key).then_some(incoming.meta.ty)
+    let key = key_of(&incoming, &app.catalog.now());
+    keys.contains(&key.as_str()).then_some(incoming.meta.ty)
 }

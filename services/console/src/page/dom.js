@@ -54,16 +54,35 @@ export function scrolls(element, name) {
   return element;
 }
 
-// What the server says, or an error that says why not.
+// Only a text with so many digits in a row can have an integer that a number does not hold; looking at each value is slow.
+const LONG = /\d{16}/;
+
+// Integers of any size keep their text, where the browser can: written again they are what they were.
+function parsed(text) {
+  if (!JSON.rawJSON || !LONG.test(text)) return JSON.parse(text);
+  return JSON.parse(text, (_, value, { source }) => (Number.isInteger(value) && !Number.isSafeInteger(value) ? JSON.rawJSON(source) : value));
+}
+
+// JSON without the white space between its parts; read and written anew, large integers would be others.
+export const compact = (text) => text.replace(/("[^"\\]*(?:\\.[^"\\]*)*")|\s+/g, "$1");
+
+// Body of a request with the payload that somebody wrote, as they wrote it. An error for what is no JSON.
+export function withPayload(text, rest) {
+  JSON.parse(text);
+  return `{"data":${text},${JSON.stringify(rest).slice(1)}`;
+}
+
+// What the server says, or an error that says why not. A text is a body already.
 export async function api(path, body) {
-  const options = body === undefined ? {} : { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) };
+  const content = typeof body === "string" ? body : JSON.stringify(body);
+  const options = body === undefined ? {} : { method: "POST", headers: { "content-type": "application/json" }, body: content };
   let answer;
   try {
     answer = await fetch(path, options);
   } catch {
     throw new Error("The console does not answer.");
   }
-  const said = await answer.json().catch(() => ({}));
+  const said = await answer.text().then(parsed).catch(() => ({}));
   if (answer.status === 401 && path !== "/api/login") document.dispatchEvent(new CustomEvent("login"));
   if (!answer.ok) throw Object.assign(new Error(said.detail ?? `status ${answer.status}`), { status: answer.status, code: said.type });
   return said;

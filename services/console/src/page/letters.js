@@ -1,7 +1,7 @@
 // The dead-letter bench: causes on the left, the letters of one on the right, and what may be done with them.
 
 import { address, href, note } from "./address.js";
-import { about, ago, api, ask, button, facts, failed, flowLink, json, link, make, moment, named, number, onlyLooks, plural, redraw, scrolls, short, traceLink } from "./dom.js";
+import { about, ago, api, ask, button, facts, failed, flowLink, json, link, make, moment, named, number, onlyLooks, plural, redraw, scrolls, short, traceLink, withPayload } from "./dom.js";
 
 const EVERY = 3000;
 const POLL = 400;
@@ -96,7 +96,14 @@ class Bench {
     this.drawn = drawn;
     this.groups = groups;
     redraw(this.list, ...groups.map((one) => this.card(one)));
-    const open = groups.find((one) => one.group === this.open) ?? (await this.asked(groups)) ?? groups[0];
+    let open = groups.find((one) => one.group === this.open);
+    if (!open && this.busy) {
+      this.drawn = null;
+      return;
+    }
+    // What has come of a deed stands there until somebody chooses, though its cause went with its letters.
+    const isTold = this.outcome.hasChildNodes();
+    if (!open && !isTold) open = (await this.asked(groups)) ?? groups[0];
     if (this.over) return;
     this.detail.hidden = false;
     if (open) {
@@ -105,8 +112,8 @@ class Bench {
       return;
     }
     this.open = null;
-    const nothing = letters > 0 ? make("b", "", "No cause like that") : make("b", "", "No dead letters");
-    this.head.replaceChildren(make("p", "nothing", nothing, letters > 0 ? "" : "Every event was applied, or is still under way."));
+    const [nothing, why] = groups.length > 0 ? ["Nothing is left of this cause", "Choose another."] : letters > 0 ? ["No cause like that", ""] : ["No dead letters", "Every event was applied, or is still under way."];
+    this.head.replaceChildren(make("p", "nothing", make("b", "", nothing), why));
     for (const part of [this.acts, this.differ, this.table, this.pages]) part.replaceChildren();
     this.find.hidden = true;
   }
@@ -323,15 +330,14 @@ class Bench {
     const cell = make("td", "", make("p", "hint", "reading …"));
     cell.colSpan = 7;
     api(`/api/letters/${letter.number}`).then(
-      (whole) => cell.replaceChildren(make("div", "parts whole", ...letterWhole(whole, (sent) => this.edited(sent)))),
+      (whole) => cell.replaceChildren(make("div", "parts whole", ...letterWhole(whole, (sent) => this.edited(whole.function, sent)))),
       (error) => failed(cell, error),
     );
     return [line, make("tr", "open", cell)];
   }
 
   // The letter goes with its line; what came of it is said above.
-  edited({ id, flow }) {
-    const { function: name } = this.group();
+  edited(name, { id, flow }) {
     this.outcome.replaceChildren(make("div", "outcome", make("b", "", `Sent to ${name} as a new event of the same flow`), make("div", "row", flowLink(flow, "the flow"), make("span", "mono clip", id))));
     this.reading = null;
     this.note(true);
@@ -460,7 +466,7 @@ function editor(letter, edited) {
   const send = button("Send it like this", async () => {
     send.disabled = true;
     try {
-      const sent = await api(`/api/letters/${letter.number}/edit`, { data: JSON.parse(text.value), why: why.value });
+      const sent = await api(`/api/letters/${letter.number}/edit`, withPayload(text.value, { why: why.value }));
       edited(sent);
     } catch (error) {
       failed(outcome, error);

@@ -1,7 +1,7 @@
 // The frame: which page is shown, what the server sends, who is logged in, light or dark.
 
 import { address, go, href } from "./address.js";
-import { about, api, byId, make, plural, remember, remembered, short } from "./dom.js";
+import { about, api, ask, byId, make, plural, remember, remembered, short } from "./dom.js";
 import { LiveMap } from "./map.js";
 import { sayHeadline, sayMore } from "./news.js";
 import { closePanel, hidePanel, openPanel, showFunction, showPanel, showType } from "./panel.js";
@@ -18,6 +18,7 @@ const PAGES = ["map", "flows", "letters", "publish", "find", "schedules", "rows"
 const map = new LiveMap({ open: (name, source) => go(href("map", name, { source })), onFunction: showFunction, onType: showType, onUnknown: hidePanel });
 let leave = null;
 
+const isHidden = () => document.visibilityState === "hidden";
 const onWall = () => address().page === "map" && address().query.has("wall");
 
 const isGone = (element) => !element.isConnected || element.closest("[hidden], [inert]") !== null;
@@ -63,6 +64,8 @@ function pulse(kind, text) {
 // Seconds without news after which the console itself is taken for away.
 const SILENCE = 8000;
 let heard = 0;
+// Moment since which somebody sees this page.
+let seen = 0;
 let alarms = [];
 
 // What is wrong with the servers, in the head of every page, and how to mend it.
@@ -97,7 +100,7 @@ function drawAlarms() {
 
 setInterval(() => {
   if (alarms.length > 0) drawAlarms();
-  if (heard === 0 || Date.now() - heard < SILENCE) return;
+  if (heard === 0 || isHidden() || Date.now() - Math.max(heard, seen) < SILENCE) return;
   heard = 0;
   document.body.classList.add("unknown");
   alarms = [{ why: "The console does not answer", advice: "what stands here is how things were", since: Date.now() - SILENCE }];
@@ -138,14 +141,44 @@ let source = null;
 // Whether the console has been away since this page began.
 let broken = false;
 
-function listen() {
+// Pauses before the console is asked again, growing from the first to the last; where too many watch, at once the last.
+const RETRY = 2000;
+const LAST_RETRY = 15_000;
+let retry = RETRY;
+let again = null;
+
+function beginLater() {
+  clearTimeout(again);
+  again = setTimeout(begin, retry);
+  retry = Math.min(2 * retry, LAST_RETRY);
+}
+
+function hush() {
+  clearTimeout(again);
   source?.close();
+  source = null;
+}
+
+// A browser has six connections to a console for all of its tabs, and a stream keeps one: only what is seen has any.
+function listen() {
+  hush();
+  if (isHidden()) return;
+  if (about.crowded) {
+    // It answers, but what stands here is how things were.
+    heard = 0;
+    document.body.classList.add("unknown");
+    pulse("away", "too many watch");
+    retry = LAST_RETRY;
+    beginLater();
+    return;
+  }
   source = new EventSource("/api/live");
   source.addEventListener("graph", (event) => map.graph(JSON.parse(event.data)));
   source.addEventListener("tick", (event) => {
     const tick = JSON.parse(event.data);
     map.tick(tick);
     heard = Date.now();
+    retry = RETRY;
     alarm(tick);
     const letters = tick.functions.reduce((sum, row) => sum + row[8], 0);
     byId("letters-count").hidden = letters === 0;
@@ -160,8 +193,8 @@ function listen() {
     broken = true;
     pulse("away", "console is away");
     document.body.classList.add("unknown");
-    // A refused stream is not tried again by the browser: perhaps the login is over.
-    if (source.readyState === EventSource.CLOSED) setTimeout(begin, 3000);
+    // A refused stream is not tried again by the browser: perhaps the login is over, or too many watch.
+    if (source?.readyState === EventSource.CLOSED) beginLater();
   });
 }
 
@@ -214,24 +247,41 @@ async function login(event) {
   }
 }
 
+// Whether somebody is let in, and the page is drawn. From then on it is never drawn anew by itself: somebody may be typing.
+let welcome = false;
+
 async function begin() {
   try {
     Object.assign(about, await api("/api/about"));
   } catch {
     pulse("away", "console is away");
-    setTimeout(begin, 2000);
+    beginLater();
     return;
   }
   byId("who").hidden = !about.token || !about.welcome;
   byId("who").textContent = `${(about.who ?? "").split("@")[0]} · log out`;
   if (about.token && !about.welcome) {
-    askLogin();
+    // The login is over: nothing of what was shown stays.
+    if (welcome) location.reload();
+    else askLogin();
     return;
   }
   listen();
+  if (welcome) return;
+  welcome = true;
   route();
   lookForDrift();
   lookForNotices();
+}
+
+async function logout() {
+  try {
+    await api("/api/logout", {});
+  } catch (error) {
+    if (await ask("You are not logged out", error.message, "Try again")) logout();
+    return;
+  }
+  location.reload();
 }
 
 const typing = (target) => target.closest("input, textarea, select, dialog") !== null;
@@ -266,8 +316,9 @@ function onKey(event) {
 
 byId("search").addEventListener("submit", (event) => {
   event.preventDefault();
-  const query = byId("query").value.trim();
-  if (query) go(href("search", query));
+  const query = byId("query").value;
+  // A key may have blanks at its ends.
+  if (query.trim()) go(href("search", query));
 });
 // As a link it would be taken for an address.
 document.querySelector(".skip").addEventListener("click", (event) => {
@@ -278,10 +329,16 @@ byId("theme").addEventListener("click", nextTheme);
 for (const name of ["drift", "notices", "doctor"]) byId(name).addEventListener("click", () => openPanel(name));
 byId("keys").addEventListener("click", () => byId("help").showModal());
 byId("login-form").addEventListener("submit", login);
-byId("who").addEventListener("click", async () => {
-  await api("/api/logout", {}).catch(() => {});
-  source?.close();
-  begin();
+// Nothing is to be seen without a login; where it knows `closedby`, the browser does not even ask.
+byId("login").addEventListener("cancel", (event) => event.preventDefault());
+byId("who").addEventListener("click", logout);
+document.addEventListener("visibilitychange", () => {
+  if (isHidden()) {
+    hush();
+  } else {
+    seen = Date.now();
+    begin();
+  }
 });
 document.addEventListener("login", () => begin());
 document.addEventListener("keydown", onKey);

@@ -1,7 +1,7 @@
 // Publishing by hand: an event as the contract has it, tried without effect or sent, and the same from elsewhere.
 
 import { href, note } from "./address.js";
-import { about, api, button, duration, facts, failed, flowLink, link, make, moment, plural, traceLink } from "./dom.js";
+import { about, api, button, compact, duration, facts, failed, flowLink, link, make, moment, plural, traceLink, withPayload } from "./dom.js";
 import { answerRow } from "./letters.js";
 
 // What was written of each type, while the page lives.
@@ -94,7 +94,7 @@ class Desk {
     try {
       const data = JSON.parse(this.text.value);
       if (typeof data !== "object" || data === null || Array.isArray(data)) why = "The payload is a JSON object.";
-      this.commands(data);
+      this.commands();
     } catch (error) {
       why = `Not JSON: ${error.message}`;
     }
@@ -102,9 +102,8 @@ class Desk {
     for (const act of [this.send, this.tryIt]) act.disabled = why !== "" || !about.write;
   }
 
-  commands(data) {
-    const line = JSON.stringify(data);
-    const quoted = `'${line.replaceAll("'", "'\\''")}'`;
+  commands() {
+    const quoted = `'${compact(this.text.value).replaceAll("'", "'\\''")}'`;
     const { type } = this.type;
     const ways = [["Command line", `oncue pub ${type} ${quoted}`]];
     if (this.type.public) ways.push(["HTTP", `curl -H 'content-type: application/json' -d ${quoted} http://${this.gateway}/v1/events/${type}`]);
@@ -124,7 +123,7 @@ class Desk {
   }
 
   body() {
-    return { type: this.type.type, data: JSON.parse(this.text.value) };
+    return withPayload(this.text.value, { type: this.type.type });
   }
 
   publish() {

@@ -62,7 +62,7 @@ class Rows {
     const input = make("input");
     input.autocomplete = "off";
     input.spellcheck = false;
-    input.maxLength = 1024;
+    input.maxLength = 4096;
     input.required = true;
     input.value = this.key ?? "";
     const form = make("form", "keyed", make("label", "", "Key, as its event has it", input), make("button", "", "Open"));

@@ -172,7 +172,12 @@ impl Status {
         consumer.map_or(0, |consumer| consumer.info.num_pending)
     }
 
+    /// Events that workers hold; where none answers, those that it was handed and is not done with.
     pub fn in_flight(&self) -> u64 {
+        if self.instances.is_empty() {
+            let consumer = self.consumer.as_ref();
+            return consumer.map_or(0, |consumer| consumer.info.num_ack_pending);
+        }
         self.total().stats.in_flight
     }
 
@@ -211,7 +216,7 @@ impl Status {
             return Health::Paused;
         }
         if self.instances.is_empty() {
-            return match (self.asleep, lag) {
+            return match (self.asleep, lag + self.in_flight()) {
                 (true, _) => Health::Asleep,
                 (false, 0) => Health::Off,
                 (false, _) => Health::Stuck,
@@ -236,8 +241,19 @@ impl Status {
         supervised.is_some_and(|kept| kept.has("failing"))
     }
 
-    /// Sentence on what is wrong, with the way out; `None` where nothing is.
+    /// [Sentence](Self::sentence) with the last error, which may quote an event: for whoever has logged in.
     pub fn reason(&self, function: &str) -> Option<String> {
+        let mut said = self.sentence(function)?;
+        if self.health() == Health::Failing
+            && let Some(last) = self.last_error()
+        {
+            said += &format!(" Last: {last}");
+        }
+        Some(said)
+    }
+
+    /// Sentence on what is wrong, with the way out; `None` where nothing is.
+    pub fn sentence(&self, function: &str) -> Option<String> {
         let lag = self.lag();
         if self.is_ending_again_and_again() {
             return Some(format!(
@@ -250,7 +266,8 @@ impl Status {
                 format!("It is paused, and its events wait: `oncue resume {function}`.")
             }
             Health::Stuck => format!(
-                "{lag} events wait and no worker answers: start it with `oncue up`; where it runs, `oncue logs {function}` says why it does not start."
+                "{} events wait and no worker answers: start it with `oncue up`; where it runs, `oncue logs {function}` says why it does not start.",
+                lag + self.in_flight()
             ),
             Health::Blocked => format!(
                 "{} commits wait for a stream to take what follows: it is full, absent or without a leader; `oncue doctor` says which.",
@@ -258,11 +275,8 @@ impl Status {
             ),
             Health::Failing => {
                 let Troubles { retried, dead } = self.troubles();
-                let last = self
-                    .last_error()
-                    .map_or(String::new(), |last| format!(" Last: {last}"));
                 format!(
-                    "Within the last minute {retried} attempts failed and {dead} events were set aside.{last}"
+                    "Within the last minute {retried} attempts failed and {dead} events were set aside."
                 )
             }
             Health::Behind => {

@@ -104,6 +104,14 @@ fn the_colour_says_what_is_wrong() {
     let snapshot = Snapshot::default();
     snapshot.apply(&look(1000, vec![], vec![consumer("f", 0)]));
     assert_eq!(health(&snapshot), Health::Off);
+    let mut handed_out = consumer("f", 0);
+    handed_out.info.num_ack_pending = 5;
+    snapshot.apply(&look(1500, vec![], vec![handed_out]));
+    assert_eq!(health(&snapshot), Health::Stuck, "whoever held them is gone");
+    let function = snapshot.function("f").expect("f");
+    let reason = function.status.reason("f").unwrap_or_default();
+    assert!(reason.starts_with("5 events wait"), "{reason}");
+    assert_eq!(function.status.in_flight(), 5);
     snapshot.apply(&look(2000, vec![], vec![consumer("f", 3)]));
     assert_eq!(health(&snapshot), Health::Stuck);
     snapshot.apply(&look(3000, vec![worker("f", 0, 0)], vec![consumer("f", 3)]));

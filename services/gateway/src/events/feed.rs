@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use futures::FutureExt as _;
+use futures_util::FutureExt as _;
 use oncue_core::bus::info::StreamInfo;
 use oncue_core::bus::{ApiError, Bus, BusError, Slice, StoredMessage, Subscription};
 use oncue_core::contract::LiveCatalog;

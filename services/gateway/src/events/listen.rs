@@ -12,7 +12,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::sse::{Event, Sse};
 use axum::response::{IntoResponse as _, Response};
-use futures::Stream;
+use futures_util::Stream;
 use oncue_http::Peer;
 use oncue_http::address::requester;
 use oncue_http::shares::{Full, Share};
@@ -185,7 +185,7 @@ impl Listening {
     }
 
     fn stream(self) -> impl Stream<Item = Result<Event, Infallible>> {
-        futures::stream::unfold(Some(self), async |listening| {
+        futures_util::stream::unfold(Some(self), async |listening| {
             let mut listening = listening?;
             let event = listening.next().await?;
             Some((Ok(event), Some(listening)))

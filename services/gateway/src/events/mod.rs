@@ -24,14 +24,13 @@ use axum::extract::{Extension, Request, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse as _, Response};
 use oncue_core::bus::StoredMessage;
-use oncue_proto::event::{Meta, stream_of_type};
+use oncue_proto::event::{Meta, PLATFORM_DOMAINS, stream_of_type};
 use oncue_proto::{Entry, Format, event};
 use serde::Serialize;
 
 use self::attributes::{Form, ReadEvent};
 use self::publish::{NewEvent, Published, id_reuse};
 use crate::App;
-use crate::app::PLATFORM_DOMAINS;
 use crate::flows::wait::{TakenFlow, WaitRequest, is_tracking_asked};
 use crate::observe::trace::Trace;
 use crate::problem::{FORBIDDEN, MALFORMED, Problem, TOO_OLD, of_catalog};

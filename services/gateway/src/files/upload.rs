@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
-use futures::StreamExt as _;
+use futures_util::StreamExt as _;
 use oncue_core::bus::objects::{Object, PutError};
 use oncue_http::Peer;
 use oncue_proto::event;
@@ -27,7 +27,9 @@ use crate::events::attributes::root;
 use crate::events::publish::{NewEvent, Published, connected, id_reuse};
 use crate::flows::wait::{TakenFlow, WaitRequest, is_tracking_asked};
 use crate::observe::trace::Trace;
-use crate::problem::{AWAY, FORBIDDEN, INTERNAL, MALFORMED, Problem, UNKNOWN, of_publish};
+use crate::problem::{
+    AWAY, FORBIDDEN, ID_REUSE, INTERNAL, MALFORMED, Problem, UNKNOWN, of_publish,
+};
 use crate::request::body::{Incoming, broken};
 use crate::request::{
     check_encoding, check_length, idempotency_key, path_after, path_piece, text, too_large,
@@ -175,6 +177,22 @@ pub async fn put(
     Ok(response)
 }
 
+/// Object of an upload.
+struct Kept {
+    object: Object,
+    /// Whether this request has made it.
+    made: bool,
+}
+
+impl Kept {
+    fn found(object: Object) -> Self {
+        Self {
+            object,
+            made: false,
+        }
+    }
+}
+
 impl App {
     /// The whole life of an upload: store, publish, and take back what nobody was told of.
     async fn take(&self, trace: &Trace, upload: Upload, body: Incoming) -> Result<Stored, Problem> {
@@ -184,16 +202,23 @@ impl App {
             None
         };
         let object = match before {
-            Some(object) => self.compare(object, body).await?,
+            Some(object) => Kept::found(self.compare(object, body).await?),
             None => self.store(&upload, body).await?,
         };
+        let Kept { object, made } = object;
         let sha256 = object.sha256();
         let published = match self.announce(trace, &upload, &object, &sha256).await {
             Ok(published) => published,
             Err(problem) => {
                 // One whose event may have been taken must be there for whoever acts on it, and one with a key of the
-                // client's may be that of another request, which was accepted; the next with this key finds it.
-                if !upload.keyed && problem.kind() != UNKNOWN {
+                // client's may be that of another request, which was accepted; the next with this key finds it. Where the
+                // key is that of other bytes, nobody was told of these.
+                let is_nobodys = if upload.keyed {
+                    made && problem.kind() == ID_REUSE
+                } else {
+                    problem.kind() != UNKNOWN
+                };
+                if is_nobodys {
                     self.take_back(&upload.file).await;
                 }
                 return Err(problem);
@@ -222,7 +247,7 @@ impl App {
         }
     }
 
-    async fn store(&self, upload: &Upload, body: Incoming) -> Result<Object, Problem> {
+    async fn store(&self, upload: &Upload, body: Incoming) -> Result<Kept, Problem> {
         let at = event::format_time(event::now_ms());
         let metadata = [
             ("name", upload.name.as_str()),
@@ -235,13 +260,18 @@ impl App {
             .create_object(&upload.file, &metadata, body.stream(), limit);
         let object = match stored.await {
             Ok(object) => object,
-            Err(PutError::Taken { digest }) => return self.stored_meanwhile(upload, &digest).await,
+            Err(PutError::Taken { digest }) => {
+                return self
+                    .stored_meanwhile(upload, &digest)
+                    .await
+                    .map(Kept::found);
+            }
             Err(e) => return Err(put_problem(e)),
         };
         self.metrics
             .upload_bytes
             .fetch_add(object.size, Ordering::Relaxed);
-        Ok(object)
+        Ok(Kept { object, made: true })
     }
 
     /// Object that another request has stored under the same key, if it is the same.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
-use futures::Stream;
+use futures_util::Stream;
 use oncue_core::model::flow::{Flow, FlowEvent};
 use serde::Serialize;
 use serde_json::json;
@@ -76,7 +76,7 @@ struct Progress {
 
 impl Progress {
     fn stream(self) -> impl Stream<Item = Result<Event, Infallible>> {
-        futures::stream::unfold(Some(self), async |progress| {
+        futures_util::stream::unfold(Some(self), async |progress| {
             let mut progress = progress?;
             let event = progress.next().await?;
             Some((Ok(event), Some(progress)))

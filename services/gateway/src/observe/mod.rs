@@ -72,7 +72,7 @@ pub async fn observe(State(app): State<Arc<App>>, mut request: Request, next: Ne
             .as_ref()
             .map_or_else(|| method.to_owned(), |route| format!("{method} {route}"));
         let attributes =
-            attributes.unwrap_or_else(|| few_attributes(method, path, route.as_deref()));
+            attributes.unwrap_or_else(|| few_attributes(method, &path, route.as_deref()));
         trace.finish(
             &name,
             attributes,

@@ -200,14 +200,25 @@ fn joined(headers: &HeaderMap, name: &str) -> Option<String> {
 }
 
 /// Attributes of a request that is not sampled, should it fail.
-pub fn few_attributes(method: &'static str, path: String, route: Option<&str>) -> Attributes {
+pub fn few_attributes(method: &'static str, path: &str, route: Option<&str>) -> Attributes {
     let mut attributes = vec![
         ("http.request.method", method.into()),
-        ("url.path", path.into()),
         ("url.scheme", "http".into()),
     ];
+    attributes.extend(shown_path(path, route));
     attributes.extend(route.map(|route| ("http.route", route.to_owned().into())));
     attributes
+}
+
+/// Path of a request. Where texts are not shown, that of a route stands for it: keys of events and names of files are parameters
+/// of paths, and only a type may be told.
+fn shown_path(path: &str, route: Option<&str>) -> Option<(&'static str, Value<'static>)> {
+    let shown = if oncue_telemetry::shows_messages() || route == Some("/v1/events/{type}") {
+        path
+    } else {
+        route?
+    };
+    Some(("url.path", cut(shown, 1024).into()))
 }
 
 /// Attributes of a request's span [OpenTelemetry HTTP spans 1.44]. Not the query: nothing here reads one, so what
@@ -219,7 +230,6 @@ pub fn http_attributes<B>(
 ) -> Attributes {
     let mut attributes = vec![
         ("http.request.method", method.into()),
-        ("url.path", cut(request.uri().path(), 1024).into()),
         ("url.scheme", "http".into()),
         (
             "network.protocol.version",
@@ -230,6 +240,7 @@ pub fn http_attributes<B>(
             },
         ),
     ];
+    attributes.extend(shown_path(request.uri().path(), route));
     if method == "_OTHER" {
         attributes.push((
             "http.request.method_original",

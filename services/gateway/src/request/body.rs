@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::body::{Body, BodyDataStream};
 use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
-use futures::{Stream, StreamExt as _};
+use futures_util::{Stream, StreamExt as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -129,7 +129,7 @@ impl Incoming {
 
     /// Part after part.
     pub fn stream(self) -> impl Stream<Item = io::Result<Bytes>> + Unpin + Send {
-        Box::pin(futures::stream::unfold(self, |mut body| async move {
+        Box::pin(futures_util::stream::unfold(self, |mut body| async move {
             body.next().await.map(|part| (part, body))
         }))
     }

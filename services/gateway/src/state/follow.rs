@@ -7,7 +7,7 @@ use std::sync::Arc;
 use axum::http::HeaderMap;
 use axum::response::Response;
 use axum::response::sse::Event;
-use futures::Stream;
+use futures_util::Stream;
 use oncue_http::shares::Share;
 use tokio::sync::watch;
 use tokio::time::Interval;
@@ -53,7 +53,7 @@ struct Following {
 
 impl Following {
     fn stream(self) -> impl Stream<Item = Result<Event, Infallible>> {
-        futures::stream::unfold(self, async |mut following| {
+        futures_util::stream::unfold(self, async |mut following| {
             let event = following.next().await?;
             Some((Ok(event), following))
         })

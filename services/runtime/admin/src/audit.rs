@@ -9,7 +9,7 @@
 
 use std::path::Path;
 
-use futures::{StreamExt as _, stream};
+use futures_util::{StreamExt as _, stream};
 
 use crate::program::{self, ProgramError};
 use oncue_core::bus::{ApiError, Bus};

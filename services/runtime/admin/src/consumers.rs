@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use futures::future::try_join_all;
+use futures_util::future::try_join_all;
 
 use crate::AdminError;
 use oncue_core::app::AppName;

@@ -3,6 +3,7 @@
 
 pub mod agreement;
 pub mod backup;
+mod rdb;
 pub mod rights;
 pub mod rows;
 pub mod streams;

@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures_util::future::join_all;
 use oncue_core::program::Program;
 use oncue_proto::oncue::v1::TimerFired;
 use oncue_proto::{Event as _, files::FileUploaded};

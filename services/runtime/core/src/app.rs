@@ -6,7 +6,7 @@
 //! | events redriven to a function | `STREAM.redrive.APP_FUNCTION` |
 //! | dead letters | `dlq.APP.FUNCTION` |
 //! | schedules | `timer.schedule.APP.NAME` |
-//! | delayed events of a function | `timer.delayed.APP.FUNCTION.ID` |
+//! | delayed events of a function | `timer.delayed.APP.FUNCTION.TYPE.ID` |
 //! | files | bucket `APP_files` |
 //! | secret, in NATS | key `APP.id-secret` of the bucket `oncue` |
 //! | metadata of a stream | `oncue.app`: the app that declared it, and that alone may change it |
@@ -55,9 +55,15 @@ impl AppName {
         format!("dlq.{self}.{function}")
     }
 
-    /// Subject of a delayed event that a function has emitted; `*` for any.
-    pub fn delayed(&self, function: &str, id: &str) -> String {
-        format!("timer.delayed.{self}.{function}.{id}")
+    /// Subject of a delayed event that a function has emitted; `*` for any id. Its type is in it, so that rights to the subject
+    /// say what a function may delay: [`event::read`](oncue_proto::event::read) holds what is fired to that.
+    pub fn delayed(&self, function: &str, ty: &str, id: &str) -> String {
+        format!("timer.delayed.{self}.{function}.{ty}.{id}")
+    }
+
+    /// Subjects of all its delayed events.
+    pub fn all_delayed(&self) -> String {
+        format!("timer.delayed.{self}.>")
     }
 
     /// Object store bucket of its files.

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures_util::future::join_all;
 use oncue_proto::Catalog;
 use oncue_proto::oncue::v1::Envelope;
 use parking_lot::RwLock;

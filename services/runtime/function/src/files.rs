@@ -14,8 +14,8 @@
 //! ```
 
 use bytes::Bytes;
-use futures::future::Either;
-use futures::{Stream, StreamExt};
+use futures_util::future::Either;
+use futures_util::{Stream, StreamExt};
 use oncue_core::app::AppName;
 use oncue_core::bus::Bus;
 use oncue_core::model::manifest::FileUse;
@@ -143,7 +143,7 @@ impl<'c> Files<'c> {
             #[cfg(feature = "testing")]
             FileStore::Memory(files) => {
                 let bytes = files.get(&object.name).map(|(_, bytes)| Ok(bytes));
-                Ok(Either::Right(futures::stream::iter(bytes).boxed()))
+                Ok(Either::Right(futures_util::stream::iter(bytes).boxed()))
             }
         }
     }
@@ -183,7 +183,7 @@ impl<'c> Files<'c> {
         metadata: &[(&str, &str)],
         bytes: impl Into<Bytes>,
     ) -> Result<Object> {
-        let part = futures::stream::iter([Ok(bytes.into())]);
+        let part = futures_util::stream::iter([Ok(bytes.into())]);
         self.put_stream(name, metadata, part).await
     }
 

@@ -5,7 +5,7 @@ use std::any::Any;
 use std::marker::PhantomData;
 use std::time::Duration;
 
-use futures::future::BoxFuture;
+use futures_util::future::BoxFuture;
 use oncue_proto::oncue::v1::TimerFired;
 use oncue_proto::{Contract, DecodeError, Draft, Emit, Event as _, Format, Trigger};
 
@@ -364,6 +364,14 @@ impl Erased {
         if self.name.is_empty() || self.name.len() > 64 || !self.name.chars().all(is_plain) {
             return Err(format!(
                 "function name {:?} must be 1 to 64 of a-z, 0-9 and '-'",
+                self.name
+            ));
+        }
+        let tables = self.changes.iter().flat_map(|tables| tables.iter());
+        let mut tables = tables.chain([&self.table]);
+        if let Some(table) = tables.find(|table| !table.chars().all(is_plain)) {
+            return Err(format!(
+                "{}: {table:?} is no name of a table: a-z, 0-9 and '-'",
                 self.name
             ));
         }

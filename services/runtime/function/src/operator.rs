@@ -4,7 +4,7 @@ use std::io::{BufRead as _, Write as _};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::{Stream, stream};
+use futures_util::{Stream, stream};
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 

@@ -13,7 +13,7 @@ use serde::de::{self, DeserializeOwned, IntoDeserializer, Visitor};
 use serde::{Deserializer, Serialize, forward_to_deserialize_any};
 use serde_json::Value;
 
-use self::nested::{Fault, Filled, Nested};
+use self::nested::{Fault, Filled, Nested, to_json};
 use crate::error::{Result, reject};
 use oncue_core::store::{Fields, SCHEMA};
 
@@ -28,6 +28,7 @@ use oncue_core::store::{Fields, SCHEMA};
 /// Any serde struct will do, or a map for rows whose fields are data. A field added later starts with its `Default`, in
 /// nested structs too; inside lists, maps and options, where no default can be seen, with zero, empty or `None`.
 /// In Redis a row is a plain hash: text stays text, numbers are decimal, `None` is an absent field, anything nested is JSON.
+/// Numbers that are not finite are `Infinity`, `-Infinity` and `NaN`, nested ones as strings.
 ///
 /// A field that is renamed or gets another type makes a new version of the row:
 ///
@@ -88,9 +89,6 @@ pub(crate) enum RowError {
 pub fn to_fields<S: State>(state: &S) -> Result<Fields, String> {
     let mut fields = match plain::fields(state) {
         Ok(fields) => fields,
-        Err(refused) if refused.not_finite => {
-            return Err("a number of the row is not finite, and cannot be stored".to_owned());
-        }
         Err(_) => fields_by_json(state)?,
     };
     // Sorted, so that two rows are compared field by field with a binary search.
@@ -110,7 +108,7 @@ pub fn to_fields<S: State>(state: &S) -> Result<Fields, String> {
 
 /// Fields of a row of any shape that JSON has an object for.
 fn fields_by_json<S: Serialize>(state: &S) -> Result<Fields, String> {
-    let Value::Object(map) = serde_json::to_value(state).map_err(|e| e.to_string())? else {
+    let Value::Object(map) = to_json(state).map_err(|e| e.to_string())? else {
         return Err("a state row must be a struct or a map".into());
     };
     let fields = map

@@ -23,7 +23,7 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use futures::FutureExt as _;
+use futures_util::FutureExt as _;
 use oncue_core::bus::{ApiError, BusError};
 use oncue_core::store::StoreError;
 use serde::Serialize;

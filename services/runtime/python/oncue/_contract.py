@@ -12,6 +12,7 @@ import subprocess
 from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 from google.protobuf.message import Message
 
 # Extension of google.protobuf.MessageOptions that makes a message an event: (oncue.v1.event).
@@ -23,12 +24,15 @@ class ContractError(Exception):
 
 
 class Contract:
-    """Messages of a descriptor set, by full name and by simple name."""
+    """Messages and enums of a descriptor set, by full name and by simple name."""
 
     def __init__(self, descriptor_set: bytes) -> None:
         self.bytes = descriptor_set
         self._pool = descriptor_pool.DescriptorPool()
-        self._names: dict[str, list[str]] = {}
+        # Full names by simple ones: those of the app's own files are meant before those of files that come along.
+        self._own: dict[str, list[str]] = {}
+        self._others: dict[str, list[str]] = {}
+        self._enums: set[str] = set()
         files = {f.name: f for f in descriptor_pb2.FileDescriptorSet.FromString(descriptor_set).file}
         added: set[str] = set()
         for name in files:
@@ -43,20 +47,54 @@ class Contract:
             self._add(files, imported, added)
         self._pool.AddSerializedFile(file.SerializeToString())
         for message in file.message_type:
-            full = f"{file.package}.{message.name}" if file.package else message.name
-            self._names.setdefault(message.name, []).append(full)
+            self._name(file, message.name)
+        for enum in file.enum_type:
+            self._enums.add(self._name(file, enum.name))
+
+    def _name(self, file: Any, name: str) -> str:
+        full = f"{file.package}.{name}" if file.package else name
+        names = self._own if _is_own(file) else self._others
+        names.setdefault(name, []).append(full)
+        return full
+
+    def find(self, name: str) -> Any:
+        """Message class or enum of that name, whichever it is."""
+        return self.enum(name) if self._full_name(name) in self._enums else self.message(name)
 
     def message(self, name: str) -> type[Message]:
         """Class of a message by its full name, `shop.OrderPlaced`, or by `OrderPlaced` where only one is called so."""
-        known = self._names.get(name, [name] if "." in name else [])
-        if len(known) > 1:
-            raise ContractError(f"{name} is one of {', '.join(known)}; write oncue.events.message({known[0]!r})")
         try:
-            descriptor = self._pool.FindMessageTypeByName(known[0])
-        except (KeyError, IndexError):
-            everything = ", ".join(sorted(self._names))
-            raise ContractError(f"the contract has no message {name}; it has {everything}") from None
+            descriptor = self._pool.FindMessageTypeByName(self._full_name(name))
+        except KeyError:
+            raise self._unknown("message", name) from None
         return message_factory.GetMessageClass(descriptor)
+
+    def enum(self, name: str) -> EnumTypeWrapper:
+        """Enum by its full name, `shop.Color`, or by `Color` where only one is called so."""
+        try:
+            descriptor = self._pool.FindEnumTypeByName(self._full_name(name))
+        except KeyError:
+            raise self._unknown("enum", name) from None
+        return EnumTypeWrapper(descriptor)
+
+    def _full_name(self, name: str) -> str:
+        known = self._own.get(name) or self._others.get(name) or [name]
+        # One without a package has no other name.
+        if name in known:
+            return name
+        if len(known) > 1:
+            kind = "enum" if known[0] in self._enums else "message"
+            raise ContractError(f"{name} is one of {', '.join(known)}; write oncue.events.{kind}({known[0]!r})")
+        return known[0]
+
+    def _unknown(self, kind: str, name: str) -> ContractError:
+        own = ", ".join(sorted(self._own)) or "none"
+        return ContractError(f"the contract has no {kind} {name}; it has {own}")
+
+
+def _is_own(file: Any) -> bool:
+    """Whether a file is the app's, and neither Google's nor the platform's, some of which are in every contract."""
+    return not (f"{file.package}.".startswith("google.") or file.name.startswith("oncue/v1/"))
 
 
 _contract: Contract | None = None

@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import enum
 import json
+import math
 import re
 import types
 import typing
@@ -182,7 +183,7 @@ def _enum(hint: type[enum.Enum], text: str) -> enum.Enum:
 
 def _number(value: float) -> str:
     """A number as JSON has it, written as other languages do: `1e16`, and not `1e+16`."""
-    text = json.dumps(value, allow_nan=False)
+    text = json.dumps(value, allow_nan=math.isinf(value))
     if "e" in text:
         mantissa, exponent = text.split("e")
         text = f"{mantissa}e{int(exponent)}"

@@ -314,6 +314,8 @@ class _AsyncServer:
         self.begun = 0
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._loop: asyncio.AbstractEventLoop
+        # Runs that have come, and those that are worked off.
+        self._given = self._done = 0
         # Who waits for a reply, by the number of the request.
         self._replies: dict[int, asyncio.Future[Any]] = {}
 
@@ -334,9 +336,13 @@ class _AsyncServer:
 
     def _read(self) -> None:
         while True:
-            for frame in self.connection.frames(None):
+            # A handler that computes holds up the loop, and with it what others have answered.
+            frames = self.connection.frames(_LOOK if self._given > self._done else None)
+            self.answers.flush(_HELD)
+            for frame in frames:
                 kind = frame.WhichOneof("frame")
                 if kind == "invoke":
+                    self._given += len(frame.invoke.runs)
                     self._loop.call_soon_threadsafe(self._begin, list(frame.invoke.runs))
                 elif kind == "ping":
                     _pong(self.connection, frame.ping.number, self.begun)
@@ -389,6 +395,7 @@ class _AsyncServer:
             # Whatever else is done in this turn goes with it.
             self._loop.call_soon(self.answers.flush)
         self.answers.add(work.result)
+        self._done += 1
 
 
 class _Timeout(Exception):

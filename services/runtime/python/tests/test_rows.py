@@ -103,6 +103,12 @@ class Rows(unittest.TestCase):
         with self.assertRaisesRegex(RowError, "field share: "):
             kind(Everything).fields(Everything(share=float("nan")))
 
+    def test_a_number_may_be_infinite(self) -> None:
+        """As the least and the greatest are, of what has not come yet."""
+        for value, text in [(float("inf"), b"Infinity"), (float("-inf"), b"-Infinity")]:
+            self.assertEqual(kind(Everything).fields(Everything(share=value))["share"], text)
+            self.assertEqual(kind(Everything).open({"share": text}, 1).share, value)
+
     def test_an_older_row_is_upgraded(self) -> None:
         read = {"views": b"7"}
         value = kind(Page).open(read, 1)

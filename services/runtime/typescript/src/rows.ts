@@ -179,6 +179,7 @@ function read(text: string, kind: unknown): unknown {
 
 function number(text: string): number {
   const value = Number(text);
+  if (/^-?Infinity$/.test(text)) return value;
   if (text.trim() !== text || text === "" || !/^[+-]?[0-9.]+(e[+-]?[0-9]+)?$/i.test(text) || Number.isNaN(value)) {
     throw new TypeError(`${JSON.stringify(text)} is no number`);
   }
@@ -206,7 +207,7 @@ function write(value: unknown, kind: unknown): string {
     case "string":
       return value;
     case "number":
-      return json(value);
+      return Math.abs(value as number) === Infinity ? String(value) : json(value);
     case "bigint":
     case "boolean":
       return String(value);

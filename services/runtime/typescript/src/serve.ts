@@ -212,17 +212,25 @@ export class Server {
 
   private flush(): void {
     this.isFlushing = false;
-    while (this.results.length > 0) {
+    let next = this.result();
+    while (next) {
       const writer = new Writer(4096);
       writer.message(frame.answer, (answer) => {
         do {
-          const work = this.results.shift();
-          answer.message(1, (result) => work?.write(result));
-        } while (this.results.length > 0 && writer.size < this.roomInFrame);
+          answer.data(1, next as Buffer);
+          next = this.result();
+        } while (next && writer.size + next.length < this.roomInFrame);
       });
       this.connection.send(writer.finish());
     }
     this.drained();
+  }
+
+  private result(): Buffer | undefined {
+    const work = this.results.shift();
+    const writer = new Writer();
+    work?.write(writer);
+    return work && writer.body();
   }
 
   private drained(): void {

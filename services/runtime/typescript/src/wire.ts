@@ -152,6 +152,11 @@ export class Writer {
     return this;
   }
 
+  /** Message without a frame. */
+  body(): Buffer {
+    return this.bytes.subarray(4, this.at);
+  }
+
   /** The frame, its length in front. */
   finish(): Buffer {
     this.bytes.writeUInt32LE(this.at - 4, 0);

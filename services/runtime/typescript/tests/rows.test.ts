@@ -82,6 +82,14 @@ test("what cannot be read or written says its field", () => {
   }
 });
 
+test("a number may be infinite, as the least is of what has not come yet", () => {
+  for (const value of [Infinity, -Infinity]) {
+    const stored = all.fields({ ...all.begin(), count: value });
+    assert.equal(new TextDecoder().decode(stored.get("count")), String(value));
+    assert.equal(all.open(stored, 1).count, value);
+  }
+});
+
 test("an older row is upgraded, and what that took away is deleted", () => {
   const pages = row("pages", { views: 0n }, {
     version: 2,

@@ -139,8 +139,13 @@ pub async fn http(
         .iter()
         .map(|(key, value)| [*key, ": ", *value, "\r\n"].concat())
         .collect();
+    let host = if headers.starts_with("host: ") {
+        String::new()
+    } else {
+        format!("host: {at}\r\n")
+    };
     let head = format!(
-        "{method} {path} HTTP/1.1\r\nhost: {at}\r\nconnection: close\r\n{headers}content-length: {}\r\n\r\n",
+        "{method} {path} HTTP/1.1\r\n{host}connection: close\r\n{headers}content-length: {}\r\n\r\n",
         body.len()
     );
     stream.write_all(head.as_bytes()).await.expect("sent");

@@ -9,7 +9,7 @@ use opentelemetry_proto::tonic::{
 };
 use serde_json::{Value, json};
 
-use crate::harness::{Viewer, attribute, escape, failed, linked, request, span, text, with};
+use crate::harness::{Viewer, attribute, escape, failed, http, linked, request, span, text, with};
 
 fn kind(mut span: Span, kind: SpanKind) -> Span {
     span.kind = kind as i32;
@@ -330,4 +330,22 @@ async fn health_says_how_much_is_stored() {
         (&health["status"], &health["traces"], &health["spans"]),
         (&json!("StatusOK"), &json!(2), &json!(4))
     );
+}
+
+/// A page of somebody whose name leads to this machine reads nothing.
+#[tokio::test]
+async fn a_name_of_somebody_elses_is_refused() {
+    let viewer = shop().await;
+    for (host, status) in [
+        ("evil.example", 421),
+        ("evil.example:16686", 421),
+        ("127.0.0.1.evil.example", 421),
+        ("localhost:16686", 200),
+        ("[::1]:16686", 200),
+    ] {
+        let head = [("host", host)];
+        let answer = http(viewer.at.ui, "GET", "/api/services", &head, b"").await;
+        assert_eq!(answer.status, status, "{host}: {}", answer.text());
+    }
+    viewer.stop().await;
 }

@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use futures::StreamExt;
+use futures_util::StreamExt;
 use oncue::{Context, Function, Result, events, reject};
 use oncue_app_events::files::{FileInspected, FileRejected};
 use oncue_proto::files::FileUploaded;
@@ -68,7 +68,7 @@ struct Content {
 const HEAD: usize = 8 << 10;
 
 async fn read(
-    parts: impl futures::Stream<Item = std::io::Result<impl AsRef<[u8]>>>,
+    parts: impl futures_util::Stream<Item = std::io::Result<impl AsRef<[u8]>>>,
 ) -> Result<Content> {
     let mut parts = std::pin::pin!(parts);
     let mut sha = Sha256::new();

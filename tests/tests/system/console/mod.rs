@@ -14,6 +14,7 @@ mod schedules;
 mod searching;
 mod streams;
 mod truth;
+mod watchers;
 mod writing;
 
 use std::net::SocketAddr;

@@ -180,7 +180,7 @@ async fn an_empty_file_is_a_file() {
 async fn derived_pictures_are_shown_and_others_are_attachments() {
     let gateway = Gateway::start().await;
     let put = async |name: &str, media_type: &str| {
-        let source = futures::stream::iter([Ok(bytes::Bytes::from_static(b"picture"))]);
+        let source = futures_util::stream::iter([Ok(bytes::Bytes::from_static(b"picture"))]);
         gateway
             .bus
             .put_object(name, &[("media_type", media_type)], source, 1000)

@@ -82,7 +82,7 @@ async fn many_at_once_are_counted_one_by_one() {
     let gateway = Gateway::with(TWELVE, Guards::default()).await;
     let other = gateway.beside().await;
     let asked = (0..60).map(|n| view([gateway.at, other.at][n % 2], "192.0.2.1"));
-    let answers = futures::future::join_all(asked).await;
+    let answers = futures_util::future::join_all(asked).await;
     let taken = answers.iter().filter(|answer| answer.status == 202).count();
     let refused = answers.iter().filter(|answer| answer.status == 429).count();
     assert_eq!((taken, refused), (12, 48));
@@ -104,7 +104,10 @@ async fn what_gateways_count_for_themselves_is_charged() {
         }
         taken
     });
-    let taken: usize = futures::future::join_all(visits).await.into_iter().sum();
+    let taken: usize = futures_util::future::join_all(visits)
+        .await
+        .into_iter()
+        .sum();
     // One for a day's 144 seconds may be earned meanwhile, and of the last 64 none is let through unasked.
     assert!((MOST..=MOST + 64).contains(&taken), "{taken} of {MOST}");
     assert_eq!(gateway.messages("web").await, taken as u64);

@@ -102,7 +102,10 @@ async fn keys_are_replaced_under_load_and_nobody_is_refused() {
         }
         done.store(true, Ordering::Relaxed);
     };
-    futures::join!(rotate, futures::future::join_all((0..CLIENTS).map(load)));
+    tokio::join!(
+        rotate,
+        futures_util::future::join_all((0..CLIENTS).map(load))
+    );
     let taken = taken.load(Ordering::Relaxed);
     assert!(taken >= 100, "{taken}");
     assert_eq!(gateway.messages("web").await, taken);

@@ -377,7 +377,7 @@ async fn many_wait_for_a_response_at_once() {
         };
         view(at, "/views/many", id)
     });
-    let answers = futures::future::join_all(sent).await;
+    let answers = futures_util::future::join_all(sent).await;
     let mut milestones: Vec<String> = answers
         .iter()
         .filter(|answer| answer.status == 201)

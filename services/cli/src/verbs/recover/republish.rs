@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use futures::{StreamExt as _, stream};
+use futures_util::{StreamExt as _, stream};
 use oncue_admin::consumers;
 use oncue_core::bus::layout::Mode;
 use oncue_core::bus::{Bus, PubAck, PublishError};

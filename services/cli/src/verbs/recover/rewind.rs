@@ -215,7 +215,7 @@ async fn restore_dead_marks(
         };
         let event = CommitEvent {
             mark,
-            payload_hash: 0,
+            payload_hash: letter.payload_hash,
             ops: Vec::new(),
             outbox: Bytes::new(),
             purpose: Purpose::DeadLetter,

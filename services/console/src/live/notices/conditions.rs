@@ -190,7 +190,7 @@ fn functions(measured: &Measured, seen: &mut Findings) {
             kind: NoticeKind::Functions,
             text: format!(
                 "{name}: {}",
-                function.status.reason(name).unwrap_or_default()
+                function.status.sentence(name).unwrap_or_default()
             ),
             advice: String::new(),
             link: format!("map/{name}"),
@@ -216,12 +216,18 @@ async fn letters(app: &App, seen: &mut Findings) {
     seen.judged.insert(NoticeKind::Letters);
     for group in index.causes().into_iter().take(MAX_CAUSES) {
         let cause = &group.cause;
+        let site = if cause.site.is_empty() {
+            String::new()
+        } else {
+            format!(" at {}", cause.site)
+        };
         seen.conditions.push(Condition {
             name: of_letters(&group.name),
             kind: NoticeKind::Letters,
+            // Not its text, which may quote the event: this goes out to chats and mail.
             text: format!(
-                "{} sets events aside, {}: {}",
-                cause.function, cause.reason, cause.message
+                "{} sets events aside, {}{site}",
+                cause.function, cause.reason
             ),
             advice: format!(
                 "`oncue dlq show {}` has one whole; mended, `oncue dlq redrive {}`",

@@ -373,7 +373,7 @@ async fn a_new_key_is_found_at_once_and_made_up_ones_are_braked() {
         let issuer = cold.clone();
         async move { judge(&issuer, &token).await.0 }
     });
-    let answers = futures::future::join_all(asked).await;
+    let answers = futures_util::future::join_all(asked).await;
     assert_eq!(answers, [200; 40]);
     assert_eq!(provider.fetches.load(Ordering::Relaxed), before + 1);
 }

@@ -12,7 +12,9 @@ use oncue_core::bus::layout::DLQ;
 use oncue_core::bus::{Bus, BusError};
 use oncue_core::config::Config;
 use oncue_core::model::letter::{self, timestamp};
-use oncue_core::store::{CommitEvent, Entry, Purpose, Run, Status, Store, ledger_event};
+use oncue_core::store::{
+    CommitEvent, Entry, Purpose, Run, Status, Store, ledger_event, payload_hash,
+};
 use oncue_proto::event::{self, IdSecret, Meta};
 use oncue_proto::oncue::v1::{DeadLetter, Envelope, Header};
 
@@ -86,7 +88,7 @@ impl Withdrawal<'_> {
         let ack = published.map_err(|e| BusError(format!("dead letter of {}: {e}", meta.id)))?;
         let record = CommitEvent {
             mark: waiter.mark(event),
-            payload_hash: 0,
+            payload_hash: payload_hash(&meta.cause, &message.payload),
             ops: Vec::new(),
             outbox: Bytes::new(),
             purpose: Purpose::DeadLetter,

@@ -1,6 +1,6 @@
 //! A letter is given up only with a name and a reason on record.
 
-use oncue_proto::oncue::v1::{DeadLetterDropped, Envelope};
+use oncue_proto::oncue::v1::{DeadLetter, DeadLetterDropped, Envelope};
 use oncue_proto::{Event as _, Format};
 use prost::Message as _;
 
@@ -10,6 +10,7 @@ use crate::AdminError;
 use oncue_core::app::AppName;
 use oncue_core::bus::Bus;
 use oncue_core::bus::layout::DLQ;
+use oncue_core::store::payload_hash;
 use oncue_proto::event::{self, Meta};
 
 /// Takes a letter out of the stream. The record first: it must not vanish without one. `source` says which program
@@ -58,6 +59,8 @@ pub struct SetAside {
     pub redrives: u32,
     /// Sequence in its stream; 0 for not known, as of a letter that was given up.
     pub sequence: u64,
+    /// As of [`payload_hash`]; 0 where its payload is not known.
+    pub payload_hash: u32,
 }
 
 /// Events that were set aside and are so still, or whose letter was given up, oldest first. Not those whose id belongs to
@@ -69,6 +72,7 @@ pub async fn settled(bus: &Bus) -> Result<Vec<SetAside>, AdminError> {
         if let Some(Letter { content, .. }) = Letter::read(bus.app(), message) {
             if !["id_reuse", "unpublishable"].contains(&content.reason.as_str()) {
                 settled.push(SetAside {
+                    payload_hash: hash_in(&content),
                     function: content.function,
                     event_id: content.event_id,
                     redrives: content.redrives,
@@ -84,10 +88,22 @@ pub async fn settled(bus: &Bus) -> Result<Vec<SetAside>, AdminError> {
                 event_id: dropped.event_id,
                 redrives: dropped.redrives,
                 sequence: 0,
+                payload_hash: 0,
             });
         }
     }
     Ok(settled)
+}
+
+/// Hash of the event in a letter; a large one is not in it.
+fn hash_in(letter: &DeadLetter) -> u32 {
+    let envelope = letter.envelope.as_ref();
+    let envelope = envelope.filter(|envelope| !envelope.payload.is_empty());
+    envelope.map_or(0, |envelope| {
+        let mut headers = envelope.headers.iter();
+        let cause = headers.find(|header| header.name.eq_ignore_ascii_case("ce-causationid"));
+        payload_hash(cause.map_or("", |cause| &cause.value), &envelope.payload)
+    })
 }
 
 /// Subject of the records of an app's letters.

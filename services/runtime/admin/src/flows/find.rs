@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use futures::future::try_join_all;
+use futures_util::future::try_join_all;
 use oncue_core::bus::info::StreamInfo;
 use oncue_core::bus::layout::{DLQ, TIMER};
 use oncue_core::bus::{Bus, Slice};

@@ -11,7 +11,7 @@
 
 use std::time::Duration;
 
-use futures::future::try_join_all;
+use futures_util::future::try_join_all;
 use jiff::{Timestamp, ZonedDateTime};
 use oncue_core::bus::layout::{FIRED_TTL, SchedulePause, StandingSchedule, TIMER};
 use oncue_core::bus::{Bus, BusError, PubAck, PublishError, Slice, StoredMessage};

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use futures::future::try_join_all;
+use futures_util::future::try_join_all;
 use oncue_core::app::AppName;
 use oncue_core::bus::{Bus, layout};
 use oncue_proto::oncue::v1::Envelope;

@@ -14,26 +14,26 @@
 //! Restored streams go on behind the last sequence that the app had seen: an event without an id has one by its sequence,
 //! and a second event of that id would be taken for the first.
 
-use std::collections::BTreeSet;
+mod shared;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{StreamExt as _, stream};
+use futures_util::{StreamExt as _, stream};
 use oncue_core::app::AppName;
-use oncue_core::bus::layout::{DLQ, TIMER, VALUES};
+use oncue_core::bus::layout::TIMER;
 use oncue_core::bus::{Bus, BusError, StreamSnapshot};
-use oncue_core::store::{Gap, Store, StoreError};
+use oncue_core::store::{Gap, ServerSnapshot, Store, StoreError};
 use oncue_proto::event;
 use oncue_proto::oncue::v1::{BackupEntry, Envelope};
-use parking_lot::Mutex;
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::rdb::SnapshotReader;
 use crate::AdminError;
 
 /// Number of the format, raised where an older program could not read it.
@@ -128,7 +128,9 @@ pub async fn take(
     let _renewal = Renewal::start(store, &id);
     let mut streams = Vec::new();
     for name in own_streams(bus).await? {
-        if let Some(others) = of_others(bus, &name).await? {
+        if !shared::is_shared(&name)
+            && let Some(others) = of_others(bus, &name).await?
+        {
             report(format!(
                 "stream {name} has {others}; such a backup can be put back on servers without that alone"
             ));
@@ -152,16 +154,11 @@ pub async fn take(
         });
     }
     let path = folder.join(ENTRIES);
-    let file = Arc::new(Mutex::new(Checked::create(&path)?));
-    let written = file.clone();
-    let taken = store
-        .snapshot(&id, move |entry| write_entry(&mut *written.lock(), &entry))
+    let mut file = Checked::create(&path)?;
+    let (entries, redis) = store
+        .snapshot(move |snapshot| Ok((keep_entries(snapshot, &id, &mut file)?, file.finish()?)))
         .await?;
-    let redis = file.lock().finish().map_err(at(&path))?;
-    report(format!(
-        "Redis: {} entries, {} bytes",
-        taken.entries, redis.bytes
-    ));
+    report(format!("Redis: {entries} entries, {} bytes", redis.bytes));
     for saved in &mut streams {
         let info = bus.stream_info(&saved.name).await;
         let info = info.map_err(|e| AdminError::api(&saved.name, e))?;
@@ -174,13 +171,38 @@ pub async fn take(
         begun,
         streams,
         redis,
-        entries: taken.entries,
+        entries,
     };
     let path = folder.join(CONTENTS);
     let json = serde_json::to_vec_pretty(&contents).map_err(io::Error::other);
     let written = json.and_then(|json| private(&path)?.write_all(&json));
     written.map_err(at(&path))?;
     Ok(contents)
+}
+
+/// Writes each entry of the app; returns how many, of which a large hash has several. `id` is the backup's.
+fn keep_entries(snapshot: ServerSnapshot, id: &str, file: &mut impl Write) -> io::Result<u64> {
+    let mut reader = SnapshotReader::new(snapshot.bytes, snapshot.database)?;
+    let mut entries = 0;
+    let mut is_fresh = false;
+    while let Some(entry) = reader.next(&snapshot.prefix)? {
+        if entry.key == snapshot.proof {
+            // A string's dump holds it as it is, behind type and length.
+            is_fresh = entry
+                .dump
+                .windows(id.len())
+                .any(|part| part == id.as_bytes());
+            continue;
+        }
+        entries += 1;
+        write_entry(file, &entry)?;
+    }
+    if is_fresh {
+        return Ok(entries);
+    }
+    Err(io::Error::other(
+        "Redis sent a snapshot that somebody else had asked for before; try again",
+    ))
 }
 
 /// Keeps workers from forgetting outputs for as long as it lives.
@@ -216,8 +238,7 @@ async fn own_streams(bus: &Bus) -> Result<Vec<String>, AdminError> {
     for info in all {
         let name = info.config.name.clone();
         if info.config.is_owned_by(bus.app())
-            || (SHARED.contains(&name.as_str())
-                && apps_in(bus, &name).await?.contains(bus.app().as_str()))
+            || (shared::is_shared(&name) && is_in(bus, &name).await?)
         {
             names.push(name);
         }
@@ -226,37 +247,20 @@ async fn own_streams(bus: &Bus) -> Result<Vec<String>, AdminError> {
     Ok(names)
 }
 
-/// Streams that apps on the same servers share; whoever came first owns them.
-const SHARED: [&str; 3] = [DLQ, TIMER, VALUES];
-
-/// Names of the apps that a shared stream holds something of, by its subjects.
-async fn apps_in(bus: &Bus, stream: &str) -> Result<BTreeSet<String>, AdminError> {
-    let subjects = bus.stream_subjects(stream, ">").await;
-    let subjects = subjects.map_err(|e| AdminError::api(stream, e))?;
-    let apps = subjects.keys().filter_map(|subject| app_of(subject));
-    Ok(apps.map(str::to_owned).collect())
-}
-
-/// App in a subject of a shared stream: `dlq.APP.FUNCTION`, `dlq.letter.dropped.APP`, `timer.delayed.APP...`, `timer.schedule.APP...`,
-/// `STREAM.redrive.APP_FUNCTION`, `$KV.oncue.APP...`. Events such as `timer.function.fired` are of nobody.
-fn app_of(subject: &str) -> Option<&str> {
-    let tokens: Vec<&str> = subject.split('.').collect();
-    match tokens[..] {
-        [_, "redrive", consumer] => consumer.split('_').next(),
-        ["dlq", "letter", "dropped", app]
-        | ["timer", "delayed" | "schedule", app, ..]
-        | ["$KV", _, app, ..]
-        | ["dlq", app, _] => Some(app),
-        _ => None,
-    }
+/// Whether a shared stream has anything of the app.
+async fn is_in(bus: &Bus, stream: &str) -> Result<bool, AdminError> {
+    let apps = shared::apps_in(bus, stream).await?;
+    Ok(apps.contains(bus.app().as_str()))
 }
 
 /// Words for what others have in a stream: messages of another app in a shared one, or a consumer that is none of this app's.
 async fn of_others(bus: &Bus, stream: &str) -> Result<Option<String>, AdminError> {
-    if SHARED.contains(&stream) {
-        let apps = apps_in(bus, stream).await?;
+    if shared::is_shared(stream) {
+        let apps = shared::apps_in(bus, stream).await?;
         let other = apps.into_iter().find(|app| app != bus.app().as_str());
-        return Ok(other.map(|app| format!("what is of the app {app}")));
+        if let Some(app) = other {
+            return Ok(Some(format!("what is of the app {app}")));
+        }
     }
     let consumers = bus.consumers(stream).await;
     let consumers = consumers.map_err(|e| AdminError::api(stream, e))?;
@@ -326,23 +330,33 @@ fn check(path: &Path, saved: &SavedFile) -> Result<(), BackupError> {
     )))
 }
 
-/// Streams of the backup that are there now.
+/// Streams of the backup that are there now; one that apps share only where it has something of this one.
 ///
 /// # Errors
 /// NATS does not answer.
 pub async fn in_the_way(bus: &Bus, contents: &Contents) -> Result<Vec<String>, AdminError> {
-    let names = bus.stream_names().await;
-    let names = names.map_err(|e| AdminError::api("streams", e))?;
-    let saved = contents.streams.iter().map(|saved| saved.name.clone());
-    Ok(saved.filter(|name| names.contains(name)).collect())
+    let names = stream_names(bus).await?;
+    let mut there = Vec::new();
+    for SavedStream { name, .. } in &contents.streams {
+        if names.contains(name) && (!shared::is_shared(name) || is_in(bus, name).await?) {
+            there.push(name.clone());
+        }
+    }
+    Ok(there)
 }
 
-/// Removes what stands in the way of a restore: these streams, and all keys of the app.
+async fn stream_names(bus: &Bus) -> Result<Vec<String>, AdminError> {
+    let names = bus.stream_names().await;
+    names.map_err(|e| AdminError::api("streams", e))
+}
+
+/// Removes what stands in the way of a restore: these streams, or what is of the app in one that others use too, and all keys of
+/// the app.
 ///
 /// # Errors
 /// A server does not answer, or a stream is of another app.
 pub async fn clear(bus: &Bus, store: &Store, streams: &[String]) -> Result<(), BackupError> {
-    for name in streams {
+    for name in streams.iter().filter(|name| !shared::is_shared(name)) {
         let info = bus.stream_info(name).await;
         let info = info.map_err(|e| AdminError::api(name, e))?;
         if !info.config.is_of(bus.app()) {
@@ -357,6 +371,10 @@ pub async fn clear(bus: &Bus, store: &Store, streams: &[String]) -> Result<(), B
         }
     }
     for name in streams {
+        if shared::is_shared(name) && of_others(bus, name).await?.is_some() {
+            shared::purge_of(bus, name, bus.app().as_str()).await?;
+            continue;
+        }
         let deleted = bus
             .api(&format!("STREAM.DELETE.{name}"), &Value::Null)
             .await;
@@ -380,12 +398,23 @@ pub async fn restore(
     // Schedules first: the others take over from there what is due.
     let mut streams: Vec<&SavedStream> = contents.streams.iter().collect();
     streams.sort_by_key(|saved| saved.name != TIMER);
+    let there = stream_names(bus).await?;
     for saved in streams {
-        let path = stream_file(folder, &saved.name);
+        let name = &saved.name;
+        let path = stream_file(folder, name);
         let file = BufReader::new(File::open(&path).map_err(at(&path))?);
-        bus.restore_snapshot(&saved.name, &saved.snapshot, file)
-            .await?;
-        report(format!("stream {}", saved.name));
+        if shared::is_shared(name) && there.contains(name) {
+            let messages = shared::merge(bus, saved, file).await?;
+            report(format!(
+                "stream {name}: {messages} messages, beside those of other apps"
+            ));
+            continue;
+        }
+        bus.restore_snapshot(name, &saved.snapshot, file).await?;
+        if shared::is_shared(name) {
+            shared::purge_others(bus, name).await?;
+        }
+        report(format!("stream {name}"));
     }
     put_back(store, &folder.join(ENTRIES)).await?;
     report(format!("Redis: {} entries", contents.entries));
@@ -538,27 +567,5 @@ impl<W: Write> Write for Checked<W> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.output.flush()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_subject_of_a_shared_stream_tells_whose_it_is() {
-        for (subject, app) in [
-            ("dlq.shop.count", Some("shop")),
-            ("dlq.letter.dropped.shop", Some("shop")),
-            ("dlq.redrive.shop_count", Some("shop")),
-            ("timer.redrive.shop_count", Some("shop")),
-            ("timer.schedule.shop.nightly", Some("shop")),
-            ("timer.delayed.shop.count.e1", Some("shop")),
-            ("$KV.oncue.shop.contract.count", Some("shop")),
-            ("timer.function.fired", None),
-            ("timer.function.fired.p17", None),
-        ] {
-            assert_eq!(app_of(subject), app, "{subject}");
-        }
     }
 }

@@ -263,8 +263,8 @@ fn function(config: &Config, manifest: &Manifest) -> Grant {
             "looks at what stands under the id of an output of its own",
         );
     }
-    if !manifest.delays.is_empty() {
-        publishes.one(app.delayed(name, "*"), "emits events for later");
+    for ty in &manifest.delays {
+        publishes.one(app.delayed(name, ty, "*"), "emits it for later");
     }
     publishes.files(app, manifest.files);
     Grant {
@@ -292,6 +292,16 @@ fn read(pattern: impl Into<String>, why: &'static str) -> KeyPattern {
     }
 }
 
+/// Keys of this beginning behind a partition, 0 to 255. A `*` in place of the number would reach keys of any kind: their ends are
+/// for clients to choose.
+fn in_partitions(
+    keys: fn(String, &'static str) -> KeyPattern,
+    rest: &str,
+    why: &'static str,
+) -> [KeyPattern; 3] {
+    ["?", "??", "???"].map(|number| keys(format!("{{p{number}}}:{rest}"), why))
+}
+
 /// Keys that every process reads when it starts.
 fn start_keys() -> [KeyPattern; 5] {
     [
@@ -308,18 +318,19 @@ fn function_keys(manifest: &Manifest) -> Vec<KeyPattern> {
     let mut keys = Vec::from(start_keys());
     let tables: BTreeSet<&String> = manifest.table.iter().chain(&manifest.changes).collect();
     for table in tables {
-        keys.push(full(
-            format!("{{p*}}:s:{table}:*"),
-            "rows of a table it declares",
-        ));
+        let rows = format!("s:{table}:*");
+        keys.extend(in_partitions(full, &rows, "rows of a table it declares"));
+    }
+    for (rest, why) in [
+        (format!("r:{name}:*"), "attempts of an event"),
+        (format!("o:{name}:*"), "outputs until they are published"),
+        ("f:*".to_owned(), "ledgers of tracked flows"),
+        (format!("w:{name}:*"), "rows of its steps, in tracked flows"),
+    ] {
+        keys.extend(in_partitions(full, &rest, why));
     }
     keys.extend([
         full(format!("d:{name}"), "what it has applied"),
-        full(format!("{{p*}}:r:{name}:*"), "attempts of an event"),
-        full(
-            format!("{{p*}}:o:{name}:*"),
-            "outputs until they are published",
-        ),
         full(format!("u:{name}"), "index of its outputs"),
         full(
             format!("commits:{name}:*"),
@@ -332,11 +343,6 @@ fn function_keys(manifest: &Manifest) -> Vec<KeyPattern> {
         full(
             format!("lease:restored:{name}:*"),
             "publishes again what NATS may have lost, one worker at a time",
-        ),
-        full("{p*}:f:*", "ledgers of tracked flows"),
-        full(
-            format!("{{p*}}:w:{name}:*"),
-            "rows of its steps, in tracked flows",
         ),
         full("edges*", "which way events went"),
         full(format!("counts:{name}"), "what its workers have counted"),
@@ -455,22 +461,19 @@ fn gateway(config: &Config, manifests: &[Manifest], catalog: &Catalog) -> Grant 
     }
     let mut keys = Vec::from(start_keys());
     for table in &config.gateway.expose {
-        keys.push(read(
-            format!("{{p*}}:s:{table}:*"),
-            "rows that clients may read",
-        ));
+        let rows = format!("s:{table}:*");
+        keys.extend(in_partitions(read, &rows, "rows that clients may read"));
     }
     for endpoint in config.routes(catalog).unwrap_or_default().endpoints() {
         if let Target::Row { table, .. } = &endpoint.target {
-            keys.push(read(
-                format!("{{p*}}:s:{table}:*"),
-                "rows that a route shows",
-            ));
+            let rows = format!("s:{table}:*");
+            keys.extend(in_partitions(read, &rows, "rows that a route shows"));
         }
     }
+    keys.extend(in_partitions(full, "f:*", "ledgers of tracked flows"));
+    let taken = "what clients have taken of a limit";
+    keys.extend(in_partitions(full, "g:*", taken));
     keys.extend([
-        full("{p*}:f:*", "ledgers of tracked flows"),
-        full("{p*}:g:*", "what clients have taken of a limit"),
         full("api-keys*", "keys of clients, and when they were used"),
         read("l:*", "who acts on a type"),
         read("functions", "what is declared"),
@@ -560,7 +563,7 @@ mod tests {
             .flatten()
             .map(|key| key.pattern.as_str())
             .collect();
-        assert!(keys.contains(&"{p*}:s:pages:*") && !keys.contains(&"{p*}:s:visitors:*"));
+        assert!(keys.contains(&"{p??}:s:pages:*") && !keys.contains(&"{p??}:s:visitors:*"));
     }
 
     #[test]
@@ -569,14 +572,14 @@ mod tests {
             &json!({ "delays": ["web.page.milestone"], "changes": ["visitors"], "files": "read" }),
         );
         let may = subjects(&more);
-        assert!(may.contains(&"timer.delayed.shop.count-views.*"));
+        assert!(may.contains(&"timer.delayed.shop.count-views.web.page.milestone.*"));
         assert!(may.contains(&"$JS.API.DIRECT.GET.OBJ_shop_files"));
         assert!(
             !may.iter()
                 .any(|subject| subject.contains(".C.") || subject.contains("PURGE"))
         );
         let keys = more.keys.iter().flatten();
-        assert!(keys.clone().any(|key| key.pattern == "{p*}:s:visitors:*"));
+        assert!(keys.clone().any(|key| key.pattern == "{p??}:s:visitors:*"));
         let writer = grant(&json!({ "files": "write" }));
         assert!(subjects(&writer).contains(&"$O.shop_files.C.*"));
     }

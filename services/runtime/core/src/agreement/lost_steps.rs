@@ -102,10 +102,18 @@ async fn is_delayed(bus: &Bus, event: &FlowEvent) -> Result<bool, BusError> {
     if id.is_empty() || id.contains(|c: char| !c.is_ascii_alphanumeric() && c != '-' && c != '_') {
         return Ok(false);
     }
-    let subject = bus.app().delayed(emitter(event), id);
-    match bus.stream_subjects(TIMER, &subject).await {
-        Ok(subjects) => Ok(!subjects.is_empty()),
-        Err(e) if e.is_not_found() => Ok(false),
-        Err(e) => Err(BusError(e.to_string())),
+    let app = bus.app();
+    let function = emitter(event);
+    // The second is that of versions before, whose events may wait for long.
+    for subject in [
+        app.delayed(function, &event.ty, id),
+        format!("timer.delayed.{app}.{function}.{id}"),
+    ] {
+        match bus.stream_subjects(TIMER, &subject).await {
+            Ok(subjects) if !subjects.is_empty() => return Ok(true),
+            Err(e) if !e.is_not_found() => return Err(BusError(e.to_string())),
+            _ => {}
+        }
     }
+    Ok(false)
 }

@@ -305,6 +305,15 @@ struct Names {
     streams: Option<Vec<String>>,
 }
 
+/// Part of the subjects of a stream.
+#[derive(Deserialize)]
+struct SubjectsAnswer {
+    /// Subjects that match, in all parts.
+    #[serde(default)]
+    total: u64,
+    state: StreamState,
+}
+
 #[derive(Deserialize)]
 /// Answer to `STREAM.MSG.GET`.
 struct MessageAnswer {
@@ -348,11 +357,20 @@ impl Bus {
         stream: &str,
         filter: &str,
     ) -> Result<BTreeMap<String, u64>, ApiError> {
-        let question = json!({ "subjects_filter": filter });
-        let info: StreamInfo = self
-            .ask(&format!("STREAM.INFO.{stream}"), &question)
-            .await?;
-        Ok(info.state.subjects)
+        let mut all = BTreeMap::new();
+        // The server tells 100,000 in one answer.
+        loop {
+            let question = json!({ "subjects_filter": filter, "offset": all.len() });
+            let part: SubjectsAnswer = self
+                .ask(&format!("STREAM.INFO.{stream}"), &question)
+                .await?;
+            let subjects = part.state.subjects;
+            let is_last = subjects.is_empty();
+            all.extend(subjects);
+            if is_last || all.len() as u64 >= part.total {
+                return Ok(all);
+            }
+        }
     }
 
     /// Every stream of the account. The server sends 256 in one answer.

@@ -7,7 +7,7 @@
 //! |---|---|---|---|
 //! | `DOMAIN`, one for each first token of an event type | `DOMAIN.>` | events of that domain, kept for the replay window behind the slowest consumer ([`purge()`]) | refuses |
 //! | `dlq` ([`layout::DLQ`]) | `dlq.APP.FUNCTION` | dead letters, until they are redriven or dropped | refuses |
-//! | `timer` ([`layout::TIMER`]) | `timer.>` | schedules (`timer.schedule.APP.NAME`, and `timer.delayed.APP.FUNCTION.ID` for each delayed event), and events that are due (`timer.due.TYPE`) until their own stream has taken them | never, it has no limit |
+//! | `timer` ([`layout::TIMER`]) | `timer.>` | schedules (`timer.schedule.APP.NAME`, and `timer.delayed.APP.FUNCTION.TYPE.ID` for each delayed event), and events that are due (`timer.due.TYPE`) until their own stream has taken them | never, it has no limit |
 //! | `KV_oncue` ([`layout::VALUES`]) | `$KV.oncue.>` | what apps keep besides events, such as the [`secret`](crate::secret) | refuses |
 //! | `OBJ_APP_files` ([`AppName::bucket`]) | `$O.APP_files.C.>`, `$O.APP_files.M.>` | files in chunks, and their descriptions [ADR-20] | refuses |
 //!
@@ -58,7 +58,7 @@ use std::time::Duration;
 
 use async_nats::{Client, Event, HeaderMap, Message, Subscriber};
 use bytes::Bytes;
-use futures::StreamExt;
+use futures_util::StreamExt;
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::{Semaphore, watch};

@@ -9,8 +9,8 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
 use bytes::{Bytes, BytesMut};
-use futures::future::{BoxFuture, FutureExt as _};
-use futures::stream::{FuturesOrdered, Stream, StreamExt};
+use futures_util::future::{BoxFuture, FutureExt as _};
+use futures_util::stream::{FuturesOrdered, Stream, StreamExt};
 use oncue_proto::oncue::v1::{Envelope, Header};
 use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
@@ -342,7 +342,7 @@ impl Bus {
             sha: Context::new(&SHA256),
             ready: Vec::new(),
         };
-        futures::stream::try_unfold(reader, |mut reader| async move {
+        futures_util::stream::try_unfold(reader, |mut reader| async move {
             Ok(reader.next().await?.map(|part| (part, reader)))
         })
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_nats::client::PublishErrorKind;
 use async_nats::{Client, Message};
 use bytes::Bytes;
-use futures::StreamExt;
+use futures_util::StreamExt;
 use oncue_proto::oncue::v1::Envelope;
 use serde::Deserialize;
 use tokio::sync::Notify;

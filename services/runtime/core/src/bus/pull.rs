@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use async_nats::{Message, StatusCode, Subject, Subscriber};
 use bytes::Bytes;
-use futures::{FutureExt, StreamExt};
+use futures_util::{FutureExt, StreamExt};
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::time::Instant;

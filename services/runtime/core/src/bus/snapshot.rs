@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::StreamExt as _;
+use futures_util::StreamExt as _;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -31,6 +31,17 @@ impl StreamSnapshot {
             *metadata = json!({});
         }
         metadata[CREATED] = created.to_string().into();
+    }
+
+    /// Same messages in a stream of another name, to be read from it: it takes nothing in, fires nothing and loses nothing by age.
+    pub fn renamed(&self, name: &str) -> Self {
+        let mut copy = self.clone();
+        copy.config["name"] = name.into();
+        copy.config["subjects"] = json!([format!("{name}.none")]);
+        copy.config["max_age"] = 0.into();
+        copy.config["allow_msg_schedules"] = false.into();
+        copy.config["allow_direct"] = true.into();
+        copy
     }
 
     /// Sequence of the last message.

@@ -2,8 +2,8 @@
 //! subscription costs the server nothing while nobody publishes, where a look at the consumer every second would.
 
 use async_nats::Subscriber;
-use futures::StreamExt as _;
-use futures::stream::{SelectAll, select_all};
+use futures_util::StreamExt as _;
+use futures_util::stream::{SelectAll, select_all};
 
 use super::{Bus, BusError, failed};
 

@@ -29,6 +29,9 @@ pub struct LockedServers {
     pub inbox_prefix: String,
     /// Redis.
     pub redis: Option<String>,
+    /// Whether several apps use them, each with what is its own.
+    #[serde(default)]
+    pub shared: bool,
 }
 
 fn inbox() -> String {
@@ -120,7 +123,7 @@ impl Config {
             let password = file(folder, role, "sentinel");
             if redis.url.names_sentinels()
                 && redis.sentinel_password_file.is_none()
-                && !redis.url.expose().contains("sentinel_")
+                && !redis.url.says_who_asks_sentinels()
                 && password.exists()
             {
                 redis.sentinel_password_file = Some(password);
@@ -143,6 +146,13 @@ impl ServerUrl {
         format!("{url}{sign}sentinel_user={SENTINEL_USER}").into()
     }
 
+    /// Whether a URL has the user or the password for sentinels.
+    fn says_who_asks_sentinels(&self) -> bool {
+        let parameters = self.expose().split_once('?').map(|(_, all)| all);
+        let mut names = parameters.into_iter().flat_map(|all| all.split('&'));
+        names.any(|one| one.starts_with("sentinel_user=") || one.starts_with("sentinel_pass="))
+    }
+
     /// Server of a URL that names no user, for this one.
     fn of_user(&self, user: &str) -> Self {
         let url = self.expose();
@@ -158,12 +168,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_host_may_be_called_after_sentinels() {
+        for (url, says) in [
+            ("redis+sentinel://redis_sentinel_1:26379/main", false),
+            ("redis+sentinel://s1:26379/sentinel_user=x", false),
+            ("redis+sentinel://s1:26379/main?db=1&sentinel_user=me", true),
+            ("redis+sentinel://s1:26379/main?sentinel_pass=x", true),
+        ] {
+            assert_eq!(ServerUrl::from(url).says_who_asks_sentinels(), says, "{url}");
+        }
+    }
+
+    #[test]
     fn credentials_are_taken_for_the_servers_they_are_for_and_for_no_others() {
         let servers = LockedServers {
             nats: Some("nats://127.0.0.1:4222".to_owned()),
             api_prefix: "$JS.APX".to_owned(),
             inbox_prefix: INBOX.to_owned(),
             redis: Some("redis://127.0.0.1:6379".to_owned()),
+            shared: false,
         };
         let folder = Path::new("/keys");
         let config = |env: &[(&str, &str)], role: &Role| {

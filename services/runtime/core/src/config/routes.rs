@@ -3,14 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use oncue_proto::event::stream_of_type;
+use oncue_proto::event::{PLATFORM_DOMAINS, stream_of_type};
 use oncue_proto::{Catalog, Entry, Format, TextField};
 use serde_json::{Map, Value};
 
 use super::{AnswerMode, ConfigErrors, FieldSource, Method, RequestPart, Route};
 
-/// Domains that only the platform itself writes to, as the layout of the bus has them.
-const PLATFORM_DOMAINS: [&str; 2] = ["dlq", "timer"];
 /// Wait of a route that says none.
 const TIMEOUT: Duration = Duration::from_secs(5);
 

@@ -281,6 +281,16 @@ impl OutboxTag {
     }
 }
 
+/// Hash by which the reuse of an event's id is found out; 0 says nothing. Only a root event can be told from another of its id:
+/// one with a cause has its id from that, and may rightly say something else when it is made anew from an older state.
+pub fn payload_hash(cause: &str, payload: &[u8]) -> u32 {
+    if !cause.is_empty() {
+        return 0;
+    }
+    let hash = event::hash(&[payload]);
+    u32::from_be_bytes(hash[..4].try_into().unwrap_or_default())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

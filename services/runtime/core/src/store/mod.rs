@@ -58,7 +58,6 @@
 mod keys;
 mod ledger;
 pub mod mark;
-mod rdb;
 mod redis;
 mod regression;
 mod restoring;
@@ -70,10 +69,10 @@ use bytes::Bytes;
 pub use self::keys::Keys;
 pub use self::ledger::{EDGES, EDGES_AT, FUNCTIONS, first_step, ledger_event};
 pub use self::ledger::{Entry, StepUpdate};
-pub use self::mark::{Mark, StreamPosition};
+pub use self::mark::{Mark, StreamPosition, payload_hash};
 pub use self::redis::{
     KeptNotices, KeyedRow, NewerRow, RESTORE_SECONDS, RESTORED_SECONDS, RowEdit, RowPage,
-    SAMPLES_MS, SentinelAnswer, Spent, Store, StoredKey, StoredUser,
+    SAMPLES_MS, SentinelAnswer, ServerSnapshot, Spent, Store, StoredKey, StoredUser,
 };
 pub use self::regression::Regression;
 pub use self::restoring::Restoring;

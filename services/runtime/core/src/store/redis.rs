@@ -42,6 +42,7 @@ pub use self::rows::{KeyedRow, NewerRow, RowEdit, RowPage};
 pub use self::samples::SAMPLES_MS;
 pub use self::sentinel::SentinelAnswer;
 use self::sentinel::Sentinels;
+pub use self::snapshot::ServerSnapshot;
 pub use self::users::StoredUser;
 use self::wire::{commit_call, row};
 use super::mark::{OutboxName, SeenMark};

@@ -187,7 +187,7 @@ impl Checker<'_> {
         let Ok(created) = self.bus.stream_created(TIMER).await else {
             return Ok(sample);
         };
-        let subject = self.bus.app().delayed("*", "*");
+        let subject = self.bus.app().all_delayed();
         for message in self.read(TIMER, &subject, 1).await? {
             let ty = message.header("ce-type").unwrap_or_default().to_owned();
             if !self.manifest.triggers.contains(&ty) {

@@ -4,7 +4,7 @@
 
 use std::panic::AssertUnwindSafe;
 
-use futures::FutureExt as _;
+use futures_util::FutureExt as _;
 use oncue_proto::Draft;
 use oncue_proto::event::{self, Origin};
 use oncue_proto::oncue::v1::DeadLetter;

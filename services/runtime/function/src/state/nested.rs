@@ -12,10 +12,69 @@ use serde::de::{
     self, DeserializeSeed, Deserializer, EnumAccess, IntoDeserializer, MapAccess, SeqAccess,
     VariantAccess, Visitor,
 };
-use serde::forward_to_deserialize_any;
+use serde::{Serialize, forward_to_deserialize_any};
 use serde_json::Value;
 
 use super::{State, Text};
+
+/// JSON of data, with a word for each number that is not finite: JSON itself writes `null`, which is none of its numbers when
+/// it is read.
+pub(super) fn to_json<T: Serialize + ?Sized>(data: &T) -> Result<Value, serde_json::Error> {
+    let mut json = serde_json::to_value(data)?;
+    if has_null(&json)
+        && let Ok(exact) = serde_value::to_value(data)
+    {
+        name_numbers(&mut json, &exact);
+    }
+    Ok(json)
+}
+
+fn has_null(json: &Value) -> bool {
+    match json {
+        Value::Null => true,
+        Value::Array(elements) => elements.iter().any(has_null),
+        Value::Object(entries) => entries.values().any(has_null),
+        _ => false,
+    }
+}
+
+/// Writes the words of numbers that are not finite, where the data has them.
+fn name_numbers(json: &mut Value, exact: &serde_value::Value) {
+    use serde_value::Value as Exact;
+    match (json, exact) {
+        (json @ Value::Null, Exact::F64(number)) => *json = word(*number),
+        (json @ Value::Null, Exact::F32(number)) => *json = word((*number).into()),
+        (json, Exact::Option(Some(inner)) | Exact::Newtype(inner)) => name_numbers(json, inner),
+        (Value::Array(all), Exact::Seq(exact)) => {
+            for (json, exact) in all.iter_mut().zip(exact) {
+                name_numbers(json, exact);
+            }
+        }
+        (Value::Object(all), Exact::Map(exact)) => {
+            for (name, exact) in exact {
+                let name = serde_json::to_value(name);
+                let name = name.map(|name| {
+                    name.as_str()
+                        .map_or_else(|| name.to_string(), str::to_owned)
+                });
+                if let Some(json) = name.ok().and_then(|name| all.get_mut(&name)) {
+                    name_numbers(json, exact);
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Word of a number that is not finite, as Protobuf's JSON has it.
+fn word(number: f64) -> Value {
+    let word = match number {
+        f64::INFINITY => "Infinity",
+        f64::NEG_INFINITY => "-Infinity",
+        _ => "NaN",
+    };
+    word.into()
+}
 
 /// Error of reading a row: where, and what.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,7 +158,7 @@ impl Filled {
             return false;
         };
         if self.default.is_none() {
-            self.default = serde_json::to_value(S::default()).ok();
+            self.default = to_json(&S::default()).ok();
         }
         !missing.of.is_empty() && self.fields.insert(missing)
     }
@@ -226,8 +285,24 @@ impl<'de> Deserializer<'de> for Nested<'_> {
         }
     }
 
+    /// A number, or the word of one that is not finite.
+    fn deserialize_f64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        let word = self
+            .value
+            .as_str()
+            .and_then(|word| word.parse::<f64>().ok());
+        match word.filter(|number| !number.is_finite()) {
+            Some(number) => visitor.visit_f64(number),
+            None => self.deserialize_any(visitor),
+        }
+    }
+
+    fn deserialize_f32<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        self.deserialize_f64(visitor)
+    }
+
     forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 char str string bytes byte_buf unit unit_struct
         seq tuple tuple_struct map identifier ignored_any
     }
 }

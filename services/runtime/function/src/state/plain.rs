@@ -5,19 +5,14 @@ use std::fmt;
 
 use serde::ser::{Impossible, SerializeMap, SerializeStruct};
 use serde::{Serialize, Serializer};
-use serde_json::Value;
 
+use super::nested::to_json;
 use super::{field_text, stored_name};
 use oncue_core::store::Fields;
 
 /// Reason why a value has no plain form here; JSON may have one.
 #[derive(Debug)]
-pub(super) struct NotPlain {
-    /// Whether it is a number that nothing has a form for.
-    pub not_finite: bool,
-}
-
-const NOT_PLAIN: NotPlain = NotPlain { not_finite: false };
+pub(super) struct NotPlain;
 
 impl fmt::Display for NotPlain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -29,7 +24,7 @@ impl std::error::Error for NotPlain {}
 
 impl serde::ser::Error for NotPlain {
     fn custom<T: fmt::Display>(_: T) -> Self {
-        NOT_PLAIN
+        NotPlain
     }
 }
 
@@ -42,12 +37,7 @@ pub(super) fn fields<S: Serialize>(row: &S) -> Result<Fields, NotPlain> {
 fn text<T: Serialize + ?Sized>(value: &T) -> Result<Option<Vec<u8>>, NotPlain> {
     match value.serialize(TextSerializer) {
         Ok(text) => Ok(text),
-        // What is absent had its text above: JSON has no form of a number that is not finite.
-        Err(_) => match serde_json::to_value(value) {
-            Ok(Value::Null) => Err(NotPlain { not_finite: true }),
-            Ok(value) => Ok(field_text(value)),
-            Err(_) => Err(NOT_PLAIN),
-        },
+        Err(_) => to_json(value).map(field_text).map_err(|_| NotPlain),
     }
 }
 
@@ -55,7 +45,7 @@ fn text<T: Serialize + ?Sized>(value: &T) -> Result<Option<Vec<u8>>, NotPlain> {
 macro_rules! not_plain {
     ($($method:ident($($ty:ty),*) -> $out:ty;)*) => {$(
         fn $method(self, $(_: $ty),*) -> Result<$out, NotPlain> {
-            Err(NOT_PLAIN)
+            Err(NotPlain)
         }
     )*};
 }
@@ -116,7 +106,7 @@ impl Serializer for RowSerializer {
         _: &'static str,
         _: &T,
     ) -> Result<Fields, NotPlain> {
-        Err(NOT_PLAIN)
+        Err(NotPlain)
     }
 }
 
@@ -166,13 +156,13 @@ impl SerializeMap for RowFields {
     type Error = NotPlain;
 
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), NotPlain> {
-        let text = key.serialize(TextSerializer)?.ok_or(NOT_PLAIN)?;
-        self.key = Some(String::from_utf8(text).map_err(|_| NOT_PLAIN)?);
+        let text = key.serialize(TextSerializer)?.ok_or(NotPlain)?;
+        self.key = Some(String::from_utf8(text).map_err(|_| NotPlain)?);
         Ok(())
     }
 
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), NotPlain> {
-        let key = self.key.take().ok_or(NOT_PLAIN)?;
+        let key = self.key.take().ok_or(NotPlain)?;
         self.add(&key, value)
     }
 
@@ -263,6 +253,6 @@ impl Serializer for TextSerializer {
         _: &'static str,
         _: &T,
     ) -> Result<Option<Vec<u8>>, NotPlain> {
-        Err(NOT_PLAIN)
+        Err(NotPlain)
     }
 }

@@ -295,25 +295,83 @@ fn a_field_in_another_form_is_cleared() {
     );
 }
 
+/// Least and greatest, before there is any, as one writes it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Range {
+    count: u64,
+    min: f64,
+    max: f64,
+    mean: Option<f64>,
+    within: Vec<Option<f32>>,
+    inner: Limits,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Limits {
+    most: f64,
+    by_day: BTreeMap<u32, f64>,
+}
+
+impl Default for Range {
+    fn default() -> Self {
+        Self {
+            count: 0,
+            min: f64::INFINITY,
+            max: f64::NEG_INFINITY,
+            mean: None,
+            within: Vec::new(),
+            inner: Limits {
+                most: f64::INFINITY,
+                by_day: BTreeMap::new(),
+            },
+        }
+    }
+}
+
+impl State for Range {
+    const TABLE: &'static str = "ranges";
+}
+
 #[test]
-fn a_number_that_is_not_finite_is_no_absent_field() {
-    #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-    struct Mean {
-        of: f64,
-        count: Option<f64>,
+fn numbers_that_are_not_finite_come_back() {
+    let mut row = open::<Range>(&Fields::new()).expect("a new row");
+    state::<Range>(&mut row).count = 1;
+    row.keep();
+    let (first, _) = changes(row.as_ref());
+    let text = |name: &str| {
+        let at = first.binary_search_by(|(field, _)| field.as_str().cmp(name));
+        std::str::from_utf8(&first[at.expect("it is there")].1).expect("text")
+    };
+    assert_eq!((text("min"), text("max")), ("Infinity", "-Infinity"));
+    assert_eq!(text("inner"), r#"{"by_day":{},"most":"Infinity"}"#);
+    let mut row = open::<Range>(&first).expect("it is read again");
+    let now = state::<Range>(&mut row);
+    assert_eq!((now.min, now.max), (f64::INFINITY, f64::NEG_INFINITY));
+    now.min = 2.5;
+    now.within = vec![Some(f32::NEG_INFINITY), None, Some(1.5)];
+    now.inner.by_day.insert(7, f64::NAN);
+    now.mean = Some(f64::NAN);
+    row.keep();
+    let (set, gone) = changes(row.as_ref());
+    assert!(gone.is_empty());
+    let mut second = first.clone();
+    for field in set {
+        second.retain(|(name, _)| *name != field.0);
+        second.push(field);
     }
-    impl State for Mean {
-        const TABLE: &'static str = "means";
-    }
-    for mean in [f64::NAN, f64::INFINITY] {
-        let row = Mean {
-            of: mean,
-            count: None,
-        };
-        let refused = to_fields(&row).expect_err("it has no text");
-        assert!(refused.contains("not finite"), "{refused}");
-    }
-    assert_eq!(to_fields(&Mean::default()).expect("fields").len(), 1);
+    second.sort();
+    let mut row = open::<Range>(&second).expect("it is read again");
+    let now = state::<Range>(&mut row).clone();
+    assert_eq!((now.min, now.max), (2.5, f64::NEG_INFINITY));
+    assert_eq!(now.within, [Some(f32::NEG_INFINITY), None, Some(1.5)]);
+    assert!(now.inner.by_day[&7].is_nan() && now.mean.expect("a mean").is_nan());
+    row.keep();
+    assert_eq!(changes(row.as_ref()), (Fields::new(), Vec::new()));
+    // A row from before these fields has their defaults.
+    let mut old = open::<Range>(&fields(&[("count", "3"), ("inner", r#"{"by_day":{}}"#)]))
+        .expect("an old row");
+    let now = state::<Range>(&mut old);
+    assert_eq!((now.min, now.inner.most), (f64::INFINITY, f64::INFINITY));
 }
 
 #[test]

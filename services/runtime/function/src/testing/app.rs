@@ -12,8 +12,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::poll_fn;
-use futures::task::AtomicWaker;
+use futures_util::future::poll_fn;
+use futures_util::task::AtomicWaker;
 use oncue_core::bus::Outbound;
 use oncue_core::bus::pull::Delivery;
 use oncue_core::store::StateValue;

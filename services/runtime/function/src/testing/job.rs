@@ -9,9 +9,9 @@ use std::task::{Poll, Wake};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::FutureExt as _;
-use futures::future::poll_fn;
-use futures::task::AtomicWaker;
+use futures_util::FutureExt as _;
+use futures_util::future::poll_fn;
+use futures_util::task::AtomicWaker;
 use oncue_core::store::{CommitEvent, Entry, Fields, Mark, Purpose, Read, RowKey, Run, Status};
 
 use super::world::{Member, World, label};

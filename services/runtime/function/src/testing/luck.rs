@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use futures::FutureExt as _;
+use futures_util::FutureExt as _;
 use oncue_proto::Catalog;
 
 use super::app::App;

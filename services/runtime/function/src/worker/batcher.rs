@@ -190,7 +190,7 @@ mod tests {
     use parking_lot::Mutex;
     use std::sync::Arc;
 
-    use futures::future::join_all;
+    use futures_util::future::join_all;
     use tokio::sync::Semaphore;
 
     use super::*;

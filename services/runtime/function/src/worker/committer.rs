@@ -12,7 +12,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::future::join_all;
+use futures_util::future::join_all;
 use oncue_core::failpoint;
 use oncue_core::store::{CommitEvent, Committed, Fields, Purpose, Run, Status, Store, StoreError};
 

@@ -129,8 +129,8 @@ impl Permit<'_> {
 mod tests {
     use std::task::Poll;
 
-    use futures::FutureExt as _;
-    use futures::future::join_all;
+    use futures_util::FutureExt as _;
+    use futures_util::future::join_all;
 
     use super::*;
 
@@ -149,7 +149,7 @@ mod tests {
             "no room"
         );
         let mut handlers = Box::pin(first.cover(tokio::task::yield_now()));
-        assert_eq!(futures::poll!(&mut handlers), Poll::Pending);
+        assert_eq!(futures_util::poll!(&mut handlers), Poll::Pending);
         assert!(
             limit.acquire().now_or_never().is_some(),
             "it waits for something else"

@@ -10,7 +10,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
 
-use futures::FutureExt;
+use futures_util::FutureExt;
 use oncue_core::bus::Bus;
 use oncue_core::failpoint::{self, Sabotage};
 use oncue_core::store::{CommitEvent, Fields, Mark, Purpose, Store};

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use oncue_core::bus::Outbound;
 use oncue_core::bus::pull::Delivery;
 use oncue_core::model::letter::timestamp;
-use oncue_core::store::{CommitEvent, Mark, Op, Purpose, Status};
+use oncue_core::store::{CommitEvent, Mark, Op, Purpose, Status, payload_hash};
 use oncue_proto::Format;
 use oncue_proto::event::{self, Meta};
 use oncue_proto::oncue::v1::{DeadLetter, Envelope, Header};
@@ -259,14 +259,9 @@ impl Invocation {
         self.mark.partition = event::partition(key);
     }
 
-    /// Hash by which the reuse of an id is found out. Only a root event can be told from another of its id: one that was
-    /// caused has its id from its cause, and may rightly say something else when it is made anew from an older state.
+    /// Hash by which the reuse of its id is found out.
     pub fn payload_hash(&self) -> u32 {
-        if !self.meta.cause.is_empty() {
-            return 0;
-        }
-        let hash = event::hash(&[&self.payload]);
-        u32::from_be_bytes(hash[..4].try_into().unwrap_or_default())
+        payload_hash(&self.meta.cause, &self.payload)
     }
 
     /// An event as it is committed, without an entry in a ledger.

@@ -74,7 +74,7 @@ pub mod watchdog;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use futures::FutureExt as _;
+use futures_util::FutureExt as _;
 use oncue_core::bus::pull::{Delivery, Pull};
 use oncue_core::bus::{Bus, BusError};
 use oncue_core::config::{Bounds, Config, Limits};

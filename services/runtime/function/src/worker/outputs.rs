@@ -172,7 +172,7 @@ impl OutputMaker {
             let due = event::format_time(now() + delay);
             // A schedule has a subject of its own, by the id: a second publish replaces the one that
             // still waits.
-            let subject = self.app.delayed(self.function, &meta.id);
+            let subject = self.app.delayed(self.function, draft.ty, &meta.id);
             let rule = format!("@at {due}");
             message = layout::scheduled(subject, &rule, draft.ty, &draft.key, message);
         }
@@ -233,13 +233,25 @@ pub(crate) fn decode(outbox: Bytes) -> Vec<Output> {
     match Outbox::decode(outbox) {
         Ok(outbox) => {
             let messages = outbox.outputs.into_iter().map(Outbound::from);
-            messages.map(Output::stored).collect()
+            messages.map(typed).map(Output::stored).collect()
         }
         Err(e) => {
             tracing::error!(error = %e, "an outbox in Redis cannot be read; its outputs are not published");
             Vec::new()
         }
     }
+}
+
+/// A delayed event with its type in its subject, which versions before did not write.
+fn typed(mut message: Outbound) -> Outbound {
+    let tokens: Vec<&str> = message.subject.split('.').collect();
+    let ty = message.headers.iter().find(|(name, _)| *name == "ce-type");
+    if let ["timer", "delayed", app, function, id] = tokens[..]
+        && let Some((_, ty)) = ty
+    {
+        message.subject = format!("timer.delayed.{app}.{function}.{ty}.{id}");
+    }
+    message
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures::future::join_all;
+use futures_util::future::join_all;
 use oncue_core::bus::{Bus, Outbound, PublishError};
 use oncue_core::failpoint;
 use oncue_core::store::{Store, StoreError, StoredOutputs};

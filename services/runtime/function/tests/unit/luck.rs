@@ -4,7 +4,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt as _;
+use futures_util::FutureExt as _;
 use oncue::testing::{App, Luck, Tally};
 use oncue::{Context, Delayed, Function, Result, State, reject};
 use oncue_app_events::web::{PageMilestone, PageViewed};

@@ -55,10 +55,18 @@ pub fn render(metrics: &[Metric], open: bool) -> String {
 
 /// Writes `target_info`, by which the series of a process are joined with what it is; OpenMetrics has a type for it.
 fn write_target(out: &mut String, target: &BTreeMap<String, String>, open: bool) -> fmt::Result {
-    let labels = target.iter().map(|(name, value)| {
-        let name = name.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
-        format!("{name}=\"{}\"", escape(value))
-    });
+    // Names that differ in characters alone that no label has are one label, with the values of all [OpenTelemetry,
+    // Prometheus compatibility].
+    let mut merged: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for (name, value) in target.iter().filter(|(name, _)| !name.is_empty()) {
+        let mut name = name.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
+        if name.starts_with(|c: char| c.is_ascii_digit()) {
+            name.insert_str(0, "key_");
+        }
+        merged.entry(name).or_default().push(value);
+    }
+    let labels = merged.iter();
+    let labels = labels.map(|(name, values)| format!("{name}=\"{}\"", escape(&values.join(";"))));
     let labels = labels.collect::<Vec<_>>().join(",");
     let family = if open { "target" } else { "target_info" };
     let kind = if open { "info" } else { "gauge" };
@@ -236,6 +244,16 @@ mod tests {
                 "{text}"
             );
         }
+    }
+
+    #[test]
+    fn any_attribute_of_a_resource_makes_a_label() {
+        let named = ["2nd.zone", "", "k8s.pod.name", "k8s.pod-name", "ok"];
+        let target = named.map(|name| (name.to_owned(), format!("v{}", name.len())));
+        let mut text = String::new();
+        write_target(&mut text, &BTreeMap::from(target), true).unwrap();
+        let last = "target_info{k8s_pod_name=\"v12;v12\",key_2nd_zone=\"v8\",ok=\"v2\"} 1\n";
+        assert!(text.ends_with(last), "{text}");
     }
 
     #[test]

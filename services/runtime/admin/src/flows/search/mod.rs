@@ -20,8 +20,8 @@ use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
-use futures::future::{try_join, try_join_all};
-use futures::stream::{FuturesUnordered, TryStreamExt as _};
+use futures_util::future::{try_join, try_join_all};
+use futures_util::stream::{FuturesUnordered, TryStreamExt as _};
 use oncue_proto::Catalog;
 use parking_lot::Mutex;
 

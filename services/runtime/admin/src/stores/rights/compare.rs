@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use oncue_core::bus::Bus;
 use oncue_core::bus::info::{Allowed, UserInfo};
-use oncue_core::config::Config;
+use oncue_core::config::{Config, LockedServers};
 use oncue_core::store::{Store, StoreError, StoredUser};
 
 use super::accounts::{self, Permissions};
@@ -20,6 +20,8 @@ const LOGIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Differences between the rights and the servers.
 #[derive(Debug, Default)]
 pub struct Comparison {
+    /// Whether other apps use the servers too: then everybody has a key, and nobody the whole of Redis.
+    shared: bool,
     /// Roles that were compared in NATS.
     pub in_nats: usize,
     /// Users that were compared in Redis.
@@ -42,7 +44,11 @@ impl Comparison {
         folder: &KeyFolder,
         store: &Store,
     ) -> Result<Self, StoreError> {
-        let mut compared = Self::default();
+        let servers = LockedServers::read(folder.of(&Role::Operator).path());
+        let mut compared = Self {
+            shared: servers.is_some_and(|servers| servers.shared),
+            ..Self::default()
+        };
         for grant in &rights.grants {
             compared.look_in_nats(rights, grant, config, folder).await;
         }
@@ -63,8 +69,9 @@ impl Comparison {
         folder: &KeyFolder,
     ) {
         let role = &grant.role;
+        let folder = folder.of(role);
         let mut server = config.nats.clone();
-        if *role == Role::Public {
+        if *role == Role::Public && !self.shared {
             server.url = server.url.anonymous();
             server.credentials = None;
         } else if folder.nats(role).is_file() {
@@ -132,7 +139,11 @@ impl Comparison {
         folder: &KeyFolder,
         store: &Store,
     ) -> Result<(), StoreError> {
-        let expected = users::users(rights);
+        let expected = if self.shared {
+            users::tenants(rights)
+        } else {
+            users::users(rights)
+        };
         let beginning = format!("{}.", rights.app);
         let names = store.user_names().await?;
         for name in names.iter().filter(|name| name.starts_with(&beginning)) {
@@ -150,7 +161,7 @@ impl Comparison {
             match store.user(&user.name).await? {
                 Some(found) => {
                     let expected = user.described_by(store, &rights.app).await?;
-                    self.compare_redis(role, &expected, &found, folder);
+                    self.compare_redis(role, &expected, &found, &folder.of(role));
                 }
                 None => self.say(role, format!("Redis has no user {}", user.name)),
             }

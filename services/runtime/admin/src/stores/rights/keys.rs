@@ -30,6 +30,17 @@ impl KeyFolder {
         Self(folder.into())
     }
 
+    /// Folder with the credentials of a role: this one, or its own in it, as they are written for processes elsewhere.
+    #[must_use]
+    pub fn of(&self, role: &Role) -> Self {
+        let own = Self(self.0.join(role.name()));
+        if own.nats(role).is_file() {
+            own
+        } else {
+            self.clone()
+        }
+    }
+
     /// Path of the folder.
     pub fn path(&self) -> &Path {
         &self.0

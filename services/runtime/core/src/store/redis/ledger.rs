@@ -162,10 +162,7 @@ impl Store {
         if listeners.is_empty() {
             pipe.cmd("HSETNX").arg(&ledger).arg("end").arg(now).ignore();
         }
-        pipe.cmd("EXPIRE")
-            .arg(&ledger)
-            .arg(keep.as_secs().max(1))
-            .ignore();
+        expire(&mut pipe, &ledger, keep);
         let (new,): (bool,) = pipe.query_async(&mut c).await?;
         Ok(new)
     }
@@ -209,14 +206,7 @@ impl Store {
                 .arg(&update.field)
                 .arg(&update.text)
                 .ignore();
-            // Never sooner than a commit has said.
-            for condition in ["NX", "GT"] {
-                pipe.cmd("EXPIRE")
-                    .arg(&key)
-                    .arg(update.keep.as_secs().max(1))
-                    .arg(condition)
-                    .ignore();
-            }
+            expire(&mut pipe, &key, update.keep);
         }
         Ok(pipe.exec_async(&mut self.connection()).await?)
     }
@@ -376,4 +366,15 @@ impl Store {
 /// Name of a hop in the hashes of edges.
 fn hop_field(source: &str, ty: &str, function: &str) -> String {
     format!("{source}\t{ty}\t{function}")
+}
+
+/// Keeps a ledger for so long, and never for less than was said before: a delayed event may have to come yet.
+fn expire(pipe: &mut redis::Pipeline, key: &str, keep: Duration) {
+    for condition in ["NX", "GT"] {
+        pipe.cmd("EXPIRE")
+            .arg(key)
+            .arg(keep.as_secs().max(1))
+            .arg(condition)
+            .ignore();
+    }
 }

@@ -174,7 +174,7 @@ impl Sentinels {
                 .map(|info| info.addr().to_string())
                 .map_err(|e| e.to_string()),
         });
-        futures::future::join_all(answers).await
+        futures_util::future::join_all(answers).await
     }
 
     /// The primary by one sentinel, once that has said itself that it is one: around a failover a sentinel may be late.

@@ -14,7 +14,6 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use super::Store;
-use crate::store::rdb::Snapshot;
 use crate::store::{Gap, StoreError};
 
 /// Longest silence of a Redis that is about to send its snapshot: it says every ten seconds that it is still there.
@@ -26,13 +25,16 @@ const GAPS: &str = "gaps";
 /// Age at which that key goes by itself, seconds: an abandoned backup holds no outputs for longer.
 const PROOF_SECONDS: u64 = 600;
 
-/// Result of the snapshot of an app.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct SnapshotTaken {
-    /// Entries, of which a large hash has several.
-    pub entries: u64,
-    /// Whether the proof was in it.
-    is_fresh: bool,
+/// Snapshot of a server, in the RDB format.
+pub struct ServerSnapshot {
+    /// Bytes of the format; a reader waits for them.
+    pub bytes: Box<dyn Read + Send>,
+    /// Number of the database with the app's keys.
+    pub database: u64,
+    /// Beginning of the app's keys.
+    pub prefix: Vec<u8>,
+    /// Key that is none of the app's data: its value has the id of [`Store::begin_backup`] where the snapshot is younger than that.
+    pub proof: Vec<u8>,
 }
 
 impl Store {
@@ -61,48 +63,32 @@ impl Store {
         Ok(del.exec_async(&mut self.connection()).await?)
     }
 
-    /// Takes a snapshot of the app's keys as they are at one moment after this call, and gives each entry to `keep`. `id` is
-    /// that of [`begin_backup`](Self::begin_backup).
+    /// Takes a snapshot of the server, and has it read on a thread that may wait.
     ///
     /// # Errors
-    /// Redis does not send one, or holds what is not known here; `keep` fails; or what it sent is older than this call.
-    pub async fn snapshot(
+    /// Redis does not send one; `read` fails.
+    pub async fn snapshot<T: Send + 'static>(
         &self,
-        id: &str,
-        mut keep: impl FnMut(BackupEntry) -> io::Result<()> + Send + 'static,
-    ) -> Result<SnapshotTaken, StoreError> {
+        read: impl FnOnce(ServerSnapshot) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
         let info = self.connection.server();
         let tls = match info.addr() {
             ConnectionAddr::TcpTls { .. } => Some(self.connection.tls()?),
             _ => None,
         };
-        let prefix = self.keys.of("");
+        let prefix = self.keys.of("").into_bytes();
         let proof = self.keys.of(PROOF).into_bytes();
-        let id = id.as_bytes().to_vec();
-        let taken = tokio::task::spawn_blocking(move || -> io::Result<SnapshotTaken> {
-            let database = info.redis_settings().db() as u64;
-            let mut snapshot = Snapshot::new(replicate(&info, tls)?, database)?;
-            let mut taken = SnapshotTaken::default();
-            while let Some(entry) = snapshot.next(prefix.as_bytes())? {
-                if entry.key == proof {
-                    // A string's dump holds it as it is, behind type and length.
-                    taken.is_fresh = entry.dump.windows(id.len()).any(|part| part == id);
-                    continue;
-                }
-                taken.entries += 1;
-                keep(entry)?;
-            }
-            Ok(taken)
+        let taken = tokio::task::spawn_blocking(move || {
+            read(ServerSnapshot {
+                database: info.redis_settings().db() as u64,
+                bytes: Box::new(replicate(&info, tls)?),
+                prefix,
+                proof,
+            })
         })
         .await;
         let taken = taken.map_err(|e| StoreError::refused(e.to_string()))?;
-        let taken = taken.map_err(|e| StoreError::refused(e.to_string()))?;
-        if !taken.is_fresh {
-            return Err(StoreError::refused(
-                "Redis sent a snapshot that somebody else had asked for before; try again",
-            ));
-        }
-        Ok(taken)
+        taken.map_err(|e| StoreError::refused(e.to_string()))
     }
 
     /// Parts of streams that a restore did not bring back.
@@ -185,7 +171,10 @@ trait ReplicaLine: Read + Write + Send {}
 impl<T: Read + Write + Send> ReplicaLine for T {}
 
 /// Asks as a replica does; returns the snapshot behind the answer.
-fn replicate(info: &ConnectionInfo, tls: Option<Arc<ClientConfig>>) -> io::Result<impl Read> {
+fn replicate(
+    info: &ConnectionInfo,
+    tls: Option<Arc<ClientConfig>>,
+) -> io::Result<impl Read + Send + use<>> {
     let line: Box<dyn ReplicaLine> = match (info.addr(), tls) {
         (ConnectionAddr::Tcp(host, port), _) => Box::new(connect(host, *port)?),
         (ConnectionAddr::TcpTls { host, port, .. }, Some(tls)) => {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures_util::future::join_all;
 use oncue_core::backoff::spread;
 use oncue_core::bus::Bus;
 use oncue_core::store::{Store, StoreError, Unpublished};

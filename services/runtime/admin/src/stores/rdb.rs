@@ -42,7 +42,7 @@ mod opcode {
 const HASH: u8 = 4;
 
 /// Reader of a snapshot.
-pub struct Snapshot<R> {
+pub struct SnapshotReader<R> {
     input: Tape<R>,
     /// Version of the format, which dumped values name.
     version: u16,
@@ -107,7 +107,7 @@ enum Length {
     Special(u8),
 }
 
-impl<R: Read> Snapshot<R> {
+impl<R: Read> SnapshotReader<R> {
     /// Begins to read; `wanted` is the number of the database.
     ///
     /// # Errors
@@ -443,12 +443,12 @@ mod tests {
 
     #[test]
     fn what_is_no_snapshot_is_refused() {
-        assert!(Snapshot::new(&b"REDIS0011"[..], 0).is_ok());
-        assert!(Snapshot::new(&b"VALKEY080"[..], 0).is_ok());
-        assert!(Snapshot::new(&b"SQLite fo"[..], 0).is_err());
-        let mut cut = Snapshot::new(&b"REDIS0011\x00\x01k\x05ab"[..], 0).expect("a head");
+        assert!(SnapshotReader::new(&b"REDIS0011"[..], 0).is_ok());
+        assert!(SnapshotReader::new(&b"VALKEY080"[..], 0).is_ok());
+        assert!(SnapshotReader::new(&b"SQLite fo"[..], 0).is_err());
+        let mut cut = SnapshotReader::new(&b"REDIS0011\x00\x01k\x05ab"[..], 0).expect("a head");
         assert!(cut.next(b"").is_err());
-        let mut module = Snapshot::new(&b"REDIS0011\x07\x01k"[..], 0).expect("a head");
+        let mut module = SnapshotReader::new(&b"REDIS0011\x07\x01k"[..], 0).expect("a head");
         let why = module.next(b"").expect_err("a module").to_string();
         assert!(why.contains("type 7") && why.contains("key k"), "{why}");
     }

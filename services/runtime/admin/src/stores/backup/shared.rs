@@ -1,0 +1,172 @@
+//! Streams that apps on the same servers share, of which a backup brings back what is of its own app alone.
+
+use std::collections::BTreeSet;
+use std::io::Read;
+
+use oncue_core::bus::layout::{DLQ, TIMER, VALUES};
+use oncue_core::bus::{Bus, BusError, Outbound, Slice, StoredMessage};
+use oncue_proto::oncue::v1::{Envelope, Header};
+use serde_json::{Value, json};
+
+use super::{BackupError, SavedStream};
+use crate::AdminError;
+
+/// Such streams; whoever came first owns them.
+const SHARED: [&str; 3] = [DLQ, TIMER, VALUES];
+/// Messages in one question, and under way at a time.
+const AT_ONCE: usize = 256;
+/// Beginnings of headers that were about the moment in which a message was stored first: what it had to find there, and of
+/// which message it would have been a copy.
+const OF_THEN: [&str; 2] = ["Nats-Expected-", "Nats-Msg-Id"];
+
+/// Whether apps share a stream of this name.
+pub(super) fn is_shared(stream: &str) -> bool {
+    SHARED.contains(&stream)
+}
+
+/// Names of the apps that a shared stream holds something of, by its subjects.
+pub(super) async fn apps_in(bus: &Bus, stream: &str) -> Result<BTreeSet<String>, AdminError> {
+    let subjects = bus.stream_subjects(stream, ">").await;
+    let subjects = subjects.map_err(|e| AdminError::api(stream, e))?;
+    let apps = subjects.keys().filter_map(|subject| app_of(subject));
+    Ok(apps.map(str::to_owned).collect())
+}
+
+/// App in a subject of a shared stream: `dlq.APP.FUNCTION`, `dlq.letter.dropped.APP`, `timer.delayed.APP...`, `timer.schedule.APP...`,
+/// `STREAM.redrive.APP_FUNCTION`, `$KV.oncue.APP...`. Events such as `timer.function.fired` are of nobody.
+fn app_of(subject: &str) -> Option<&str> {
+    let tokens: Vec<&str> = subject.split('.').collect();
+    match tokens[..] {
+        [_, "redrive", consumer] => consumer.split('_').next(),
+        ["dlq", "letter", "dropped", app]
+        | ["timer", "delayed" | "schedule", app, ..]
+        | ["$KV", _, app, ..]
+        | ["dlq", app, _] => Some(app),
+        _ => None,
+    }
+}
+
+/// Removes what a shared stream holds of an app.
+pub(super) async fn purge_of(bus: &Bus, stream: &str, app: &str) -> Result<(), AdminError> {
+    let redriven = bus.stream_subjects(stream, "*.redrive.*").await;
+    let redriven = redriven.map_err(|e| AdminError::api(stream, e))?;
+    let redriven = redriven.into_keys();
+    let own = redriven.filter(|subject| app_of(subject) == Some(app));
+    let filters = match stream {
+        DLQ => vec![format!("dlq.{app}.*"), format!("dlq.letter.dropped.{app}")],
+        TIMER => vec![
+            format!("timer.delayed.{app}.>"),
+            format!("timer.schedule.{app}.>"),
+        ],
+        _ => vec![format!("$KV.*.{app}"), format!("$KV.*.{app}.>")],
+    };
+    for filter in filters.into_iter().chain(own) {
+        let purge = bus
+            .api(
+                &format!("STREAM.PURGE.{stream}"),
+                &json!({ "filter": filter }),
+            )
+            .await;
+        purge.map_err(|e| AdminError::api(stream, e))?;
+    }
+    Ok(())
+}
+
+/// Takes what is of other apps out of a shared stream that has just been put back: they have backups of their own.
+pub(super) async fn purge_others(bus: &Bus, stream: &str) -> Result<(), AdminError> {
+    let apps = apps_in(bus, stream).await?;
+    for other in apps.iter().filter(|app| *app != bus.app().as_str()) {
+        purge_of(bus, stream, other).await?;
+    }
+    Ok(())
+}
+
+/// Puts what is of the app in a saved stream into that of the same name, which is there already with what others have in it.
+/// Returns how many messages that were.
+///
+/// Nobody but nats-server reads its snapshots, so it puts this one back beside the stream for as long as it takes to copy.
+pub(super) async fn merge(
+    bus: &Bus,
+    saved: &SavedStream,
+    file: impl Read,
+) -> Result<u64, BackupError> {
+    let beside = format!("restore-{}-{}", bus.app(), saved.name);
+    remove(bus, &beside).await?;
+    bus.restore_snapshot(&beside, &saved.snapshot.renamed(&beside), file)
+        .await?;
+    let copied = copy(bus, &beside, &saved.name).await;
+    remove(bus, &beside).await?;
+    copied
+}
+
+/// Removes a stream, if it is there.
+async fn remove(bus: &Bus, stream: &str) -> Result<(), AdminError> {
+    let deleted = bus
+        .api(&format!("STREAM.DELETE.{stream}"), &Value::Null)
+        .await;
+    match deleted {
+        Err(e) if !e.is_not_found() => Err(AdminError::api(stream, e)),
+        _ => Ok(()),
+    }
+}
+
+async fn copy(bus: &Bus, from: &str, to: &str) -> Result<u64, BackupError> {
+    let mut copied = 0;
+    let mut next = 1;
+    loop {
+        let slice = Slice {
+            from: next,
+            since: None,
+            subject: ">",
+            messages: AT_ONCE,
+            bytes: 0,
+        };
+        let batch = bus.read_batch(from, &slice).await?;
+        let Some(last) = batch.messages.last() else {
+            return Ok(copied);
+        };
+        next = last.sequence + 1;
+        let own = batch.messages.into_iter();
+        let own = own.filter(|message| app_of(&message.subject) == Some(bus.app().as_str()));
+        for stored in bus.publish_each(own.map(again).collect()).await {
+            stored.map_err(|e| BusError(format!("{to}: {e}")))?;
+            copied += 1;
+        }
+    }
+}
+
+/// A stored message, to be stored once more.
+fn again(message: StoredMessage) -> Outbound {
+    let headers = message.headers.into_iter();
+    let headers = headers.filter(|(name, _)| !OF_THEN.iter().any(|then| name.starts_with(then)));
+    let envelope = Envelope {
+        subject: message.subject,
+        headers: headers
+            .map(|(name, value)| Header { name, value })
+            .collect(),
+        payload: message.payload,
+    };
+    envelope.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_subject_of_a_shared_stream_tells_whose_it_is() {
+        for (subject, app) in [
+            ("dlq.shop.count", Some("shop")),
+            ("dlq.letter.dropped.shop", Some("shop")),
+            ("dlq.redrive.shop_count", Some("shop")),
+            ("timer.redrive.shop_count", Some("shop")),
+            ("timer.schedule.shop.nightly", Some("shop")),
+            ("timer.delayed.shop.count.e1", Some("shop")),
+            ("$KV.oncue.shop.contract.count", Some("shop")),
+            ("timer.function.fired", None),
+            ("timer.function.fired.p17", None),
+        ] {
+            assert_eq!(app_of(subject), app, "{subject}");
+        }
+    }
+}
