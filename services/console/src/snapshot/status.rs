@@ -243,13 +243,12 @@ impl Status {
 
     /// [Sentence](Self::sentence) with the last error, which may quote an event: for whoever has logged in.
     pub fn reason(&self, function: &str) -> Option<String> {
-        let mut said = self.sentence(function)?;
-        if self.health() == Health::Failing
-            && let Some(last) = self.last_error()
-        {
-            said += &format!(" Last: {last}");
+        let said = self.sentence(function)?;
+        let is_failing = self.health() == Health::Failing;
+        match self.last_error().filter(|_| is_failing) {
+            Some(last) => Some(format!("{said} Last: {last}")),
+            None => Some(said),
         }
-        Some(said)
     }
 
     /// Sentence on what is wrong, with the way out; `None` where nothing is.

@@ -107,7 +107,11 @@ fn the_colour_says_what_is_wrong() {
     let mut handed_out = consumer("f", 0);
     handed_out.info.num_ack_pending = 5;
     snapshot.apply(&look(1500, vec![], vec![handed_out]));
-    assert_eq!(health(&snapshot), Health::Stuck, "whoever held them is gone");
+    assert_eq!(
+        health(&snapshot),
+        Health::Stuck,
+        "whoever held them is gone"
+    );
     let function = snapshot.function("f").expect("f");
     let reason = function.status.reason("f").unwrap_or_default();
     assert!(reason.starts_with("5 events wait"), "{reason}");

@@ -34,6 +34,7 @@ impl StreamSnapshot {
     }
 
     /// Same messages in a stream of another name, to be read from it: it takes nothing in, fires nothing and loses nothing by age.
+    #[must_use]
     pub fn renamed(&self, name: &str) -> Self {
         let mut copy = self.clone();
         copy.config["name"] = name.into();

@@ -175,7 +175,11 @@ mod tests {
             ("redis+sentinel://s1:26379/main?db=1&sentinel_user=me", true),
             ("redis+sentinel://s1:26379/main?sentinel_pass=x", true),
         ] {
-            assert_eq!(ServerUrl::from(url).says_who_asks_sentinels(), says, "{url}");
+            assert_eq!(
+                ServerUrl::from(url).says_who_asks_sentinels(),
+                says,
+                "{url}"
+            );
         }
     }
 
