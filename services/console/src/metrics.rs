@@ -127,8 +127,9 @@ impl Moment<'_> {
     fn servers(&self) -> Vec<Metric> {
         let servers = &self.measured.servers;
         let redis = &self.measured.redis;
-        let age = self.now.saturating_sub(self.measured.looked) as f64 / 1000.0;
-        let looked = (self.measured.looked > 0).then(|| (self.labels(&[]), age));
+        // One that has never seen anything is as blind as it is old.
+        let looked = self.measured.looked.max(self.measured.begun);
+        let age = self.now.saturating_sub(looked) as f64 / 1000.0;
         vec![
             Metric::gauges(
                 "oncue.up",
@@ -143,7 +144,7 @@ impl Moment<'_> {
                 "oncue.console.look.age",
                 "s",
                 "Time since the console last looked at the bus.",
-                looked.into_iter().collect(),
+                vec![(self.labels(&[]), age)],
             ),
             Metric::gauges(
                 "oncue.redis.memory.used_bytes",

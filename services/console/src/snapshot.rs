@@ -11,6 +11,7 @@ use oncue_admin::services::Worker;
 use oncue_core::bus::info::StreamInfo;
 use oncue_core::config::Limits;
 use oncue_core::model::manifest::Manifest;
+use oncue_proto::event::now_ms;
 use parking_lot::{Mutex, MutexGuard};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -58,7 +59,8 @@ pub struct Function {
 #[derive(Default)]
 struct Seen {
     at: u64,
-    /// Time of the last look that saw something, Unix milliseconds.
+    /// Start of the console, and time of the last look that saw something, Unix milliseconds.
+    begun: u64,
     looked: u64,
     /// Why nothing was seen at the last look.
     blind: Option<String>,
@@ -78,7 +80,9 @@ struct Seen {
 /// Copy of what is known, for whoever measures.
 pub struct Measured {
     pub at: u64,
-    /// Time of the last look that saw something, Unix milliseconds.
+    /// Start of the console, Unix milliseconds.
+    pub begun: u64,
+    /// Time of the last look that saw something, Unix milliseconds; 0 for none.
     pub looked: u64,
     pub servers: Servers,
     /// Whether the last look at NATS failed.
@@ -104,6 +108,7 @@ impl Snapshot {
     /// Takes in the functions `oncue.toml` names.
     pub fn declare(&self, functions: Vec<Declared>) {
         let seen = &mut *self.seen();
+        seen.begun = now_ms();
         for declared in functions {
             let function = seen.functions.entry(declared.name.clone()).or_default();
             function.view = FunctionView {
@@ -179,6 +184,7 @@ impl Snapshot {
         let seen = self.seen();
         Measured {
             at: seen.at,
+            begun: seen.begun,
             looked: seen.looked,
             servers: seen.servers.clone(),
             blind: seen.blind.is_some(),

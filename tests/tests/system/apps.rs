@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use oncue_core::app::AppName;
-use oncue_core::bus::Bus;
+use oncue_core::bus::{Bus, Slice};
 use oncue_core::store::Store;
+use oncue_proto::oncue::v1::Envelope;
 use oncue_tests::cluster::{Cluster, Process, QUICK_REDELIVERY, must_fail, until};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const SCHEDULE: &str = "[[schedule]]\nfunction = \"count-views\"\nevery = \"60s\"\n";
 const VIEWS: u64 = 200;
@@ -213,6 +214,105 @@ async fn backups_of_two_apps_are_put_back_beside_each_other() {
     let (code, text) = oncue(&cluster, &replace);
     assert!(code != 0 && text.contains("nothing was removed"), "{text}");
     assert_eq!(shared(&own).await, before, "{text}");
+}
+
+/// An event that a schedule has fired comes once into the stream of its domain: what that had taken before does not come again, and
+/// what it had no room for comes after the restore, whichever app's is the first.
+#[tokio::test]
+async fn what_is_due_comes_once_through_a_restore() {
+    let fired = "[streams.web]\nmax_bytes = \"1MiB\"\n[[schedule]]\ntype = \"web.page.viewed\"\nevery = \"1s\"\n\
+                 data = { page = \"/due\", visitor = \"v\" }\n";
+    let cluster = first(fired).await;
+    let shop = Second::new(&cluster, "shop", SCHEDULE);
+    assert_eq!(oncue(&cluster, &["apply"]).0, 0);
+    assert_eq!(shop.oncue(&cluster, &["apply"]).0, 0);
+    let bus = cluster.bus().await;
+    until("two are taken", async || {
+        (taken(&bus).await.len() >= 2).then_some(())
+    })
+    .await;
+    // No room for those that come now.
+    let large = Envelope {
+        subject: "web.page.viewed".to_owned(),
+        payload: format!(
+            r#"{{"page":"/","visitor":"v","referrer":"{}"}}"#,
+            "x".repeat(60_000)
+        )
+        .into(),
+        ..Envelope::default()
+    };
+    while bus.publish(&large).await.is_ok() {}
+    let small = Envelope {
+        payload: format!(
+            r#"{{"page":"/","visitor":"v","referrer":"{}"}}"#,
+            "x".repeat(200)
+        )
+        .into(),
+        ..large
+    };
+    while bus.publish(&small).await.is_ok() {}
+    let due = async || {
+        let subjects = bus.stream_subjects("timer", "timer.due.>").await;
+        subjects.expect("subjects").values().sum::<u64>()
+    };
+    until("two are due that it has not taken", async || {
+        (due().await >= taken(&bus).await.len() as u64 + 2).then_some(())
+    })
+    .await;
+    let stopped = bus
+        .api(
+            "STREAM.PURGE.timer",
+            &json!({ "filter": "timer.schedule.app.>" }),
+        )
+        .await;
+    stopped.expect("it fires no more");
+    let before = taken(&bus).await;
+    let open = due().await - before.len() as u64;
+    assert!(open >= 2 && before.len() >= 2, "{open} {before:?}");
+    let dir = |name: &str| cluster.dir.join(name).display().to_string();
+    let (code, text) = oncue(&cluster, &["backup", &dir("of-first")]);
+    assert_eq!(code, 0, "{text}");
+    let (code, text) = shop.oncue(&cluster, &["backup", &dir("of-second")]);
+    assert_eq!(code, 0, "{text}");
+
+    for is_first_first in [true, false] {
+        crate::backup::lose_everything(&cluster, &bus).await;
+        for is_first in [is_first_first, !is_first_first] {
+            let (code, text) = if is_first {
+                oncue(&cluster, &["restore", &dir("of-first")])
+            } else {
+                shop.oncue(&cluster, &["restore", &dir("of-second")])
+            };
+            assert_eq!(code, 0, "{text}");
+        }
+        assert_eq!(taken(&bus).await, before, "what it had");
+        let made = bus.api("STREAM.PURGE.web", &Value::Null).await;
+        made.expect("room");
+        until("what was due comes", async || {
+            (taken(&bus).await.len() as u64 >= open).then_some(())
+        })
+        .await;
+        // Each of them once, and none of those from before.
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        assert_eq!(taken(&bus).await.len() as u64, open);
+    }
+}
+
+/// Sequences of `timer` from which events of `web` have come.
+async fn taken(bus: &Bus) -> Vec<String> {
+    let all = Slice {
+        from: 1,
+        since: None,
+        subject: "web.page.viewed",
+        messages: 10_000,
+        bytes: 0,
+    };
+    let stored = bus.read_slice("web", &all).await.expect("messages");
+    let sources = stored
+        .iter()
+        .filter_map(|message| message.header("Nats-Stream-Source"));
+    let sequences = sources.filter_map(|source| source.split(' ').nth(1));
+    sequences.map(str::to_owned).collect()
 }
 
 /// Subjects of the streams that apps share, with their numbers of messages.

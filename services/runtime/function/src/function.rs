@@ -295,6 +295,11 @@ fn is_plain(c: char) -> bool {
     c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'
 }
 
+/// Characters of a table's name: none that ends it in the keys of rows, or means others to Redis in a pattern.
+fn is_of_table(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')
+}
+
 impl Erased {
     /// A function whose handler is in another process.
     ///
@@ -369,9 +374,9 @@ impl Erased {
         }
         let tables = self.changes.iter().flat_map(|tables| tables.iter());
         let mut tables = tables.chain([&self.table]);
-        if let Some(table) = tables.find(|table| !table.chars().all(is_plain)) {
+        if let Some(table) = tables.find(|table| !table.chars().all(is_of_table)) {
             return Err(format!(
-                "{}: {table:?} is no name of a table: a-z, 0-9 and '-'",
+                "{}: {table:?} is no name of a table: letters, digits, '-', '_' and '.'",
                 self.name
             ));
         }

@@ -28,7 +28,8 @@ use oncue_core::store::{Fields, SCHEMA};
 /// Any serde struct will do, or a map for rows whose fields are data. A field added later starts with its `Default`, in
 /// nested structs too; inside lists, maps and options, where no default can be seen, with zero, empty or `None`.
 /// In Redis a row is a plain hash: text stays text, numbers are decimal, `None` is an absent field, anything nested is JSON.
-/// Numbers that are not finite are `Infinity`, `-Infinity` and `NaN`, nested ones as strings.
+/// Numbers that are not finite are `Infinity`, `-Infinity` and `NaN`, nested ones as strings; in a flattened field or an enum with a
+/// tag they are refused.
 ///
 /// A field that is renamed or gets another type makes a new version of the row:
 ///
@@ -334,6 +335,12 @@ impl<S: State> AnyRow for TypedRow<S> {
             return Ok((Fields::new(), Vec::new()));
         }
         let now = to_fields(&self.kept)?;
+        // Whoever buffers data, as serde does for flattened fields and tagged enums, reads a word and no number.
+        if now.iter().any(|(_, text)| nested::has_word(text)) {
+            from_fields::<S>(&now).map_err(|why| {
+                format!("a number of the row is not finite, and cannot be stored there: {why}")
+            })?;
+        }
         let gone = self
             .read
             .iter()

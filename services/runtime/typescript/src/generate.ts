@@ -37,6 +37,8 @@ export function generate(folder: string): boolean {
   const version = program ? versionOf(program) : last?.generator;
   const isComplete = last?.files.every((file) => existsSync(join(folder, file)));
   if (isComplete && last?.contract === digest && last.generator === version) return false;
+  // Versions before wrote the digest of the contract and nothing else.
+  if (!program && existsSync(stamp) && readFileSync(stamp, "utf8").trim() === digest) return false;
   if (!program || !version) {
     throw new Error("@bufbuild/protoc-gen-es is not installed: npm install --save-dev @bufbuild/protoc-gen-es");
   }

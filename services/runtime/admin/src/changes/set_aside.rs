@@ -12,9 +12,7 @@ use oncue_core::bus::layout::DLQ;
 use oncue_core::bus::{Bus, BusError};
 use oncue_core::config::Config;
 use oncue_core::model::letter::{self, timestamp};
-use oncue_core::store::{
-    CommitEvent, Entry, Purpose, Run, Status, Store, ledger_event, payload_hash,
-};
+use oncue_core::store::{CommitEvent, Entry, Purpose, Run, Status, Store, ledger_event};
 use oncue_proto::event::{self, IdSecret, Meta};
 use oncue_proto::oncue::v1::{DeadLetter, Envelope, Header};
 
@@ -53,7 +51,7 @@ impl Withdrawal<'_> {
 
     /// Sets one event aside; `false` if a worker was faster.
     async fn one(&self, waiter: Waiter<'_>, event: &WaitingEvent) -> Result<bool, AdminError> {
-        let WaitingEvent { message, meta } = event;
+        let WaitingEvent { message, meta, .. } = event;
         let redrives = meta.redrive.map_or(0, |redrive| redrive.number);
         let headers = message.headers.iter().map(|(name, value)| Header {
             name: name.clone(),
@@ -88,7 +86,7 @@ impl Withdrawal<'_> {
         let ack = published.map_err(|e| BusError(format!("dead letter of {}: {e}", meta.id)))?;
         let record = CommitEvent {
             mark: waiter.mark(event),
-            payload_hash: payload_hash(&meta.cause, &message.payload),
+            payload_hash: event.payload_hash,
             ops: Vec::new(),
             outbox: Bytes::new(),
             purpose: Purpose::DeadLetter,

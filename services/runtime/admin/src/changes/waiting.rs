@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::AdminError;
 use oncue_core::bus::{Bus, Slice, StoredMessage};
 use oncue_core::model::manifest::Manifest;
-use oncue_core::store::{Mark, Store};
+use oncue_core::store::{Mark, Store, payload_hash};
 use oncue_proto::event::{Meta, Origin};
 
 /// Messages for one request.
@@ -30,6 +30,8 @@ pub struct WaitingEvent {
     pub message: StoredMessage,
     /// Identity as its headers say, or as its place in the stream makes it.
     pub meta: Meta,
+    /// As of [`payload_hash`]; 0 for what cannot be read.
+    pub payload_hash: u32,
 }
 
 impl Waiter<'_> {
@@ -84,7 +86,7 @@ impl Waiter<'_> {
     }
 
     /// Mark of an event. Its id stands in for the key, which only the function's program knows.
-    pub fn mark(&self, WaitingEvent { message, meta }: &WaitingEvent) -> Mark {
+    pub fn mark(&self, WaitingEvent { message, meta, .. }: &WaitingEvent) -> Mark {
         Mark {
             sequence: message.sequence,
             ..Mark::new(self.function, &meta.id, meta, self.horizon)
@@ -92,9 +94,18 @@ impl Waiter<'_> {
     }
 
     fn event(&self, message: StoredMessage) -> WaitingEvent {
-        let read = message.read(self.stream, self.created);
-        let meta = read.map_or_else(|_| self.unreadable(&message), |incoming| incoming.meta);
-        WaitingEvent { message, meta }
+        let Ok(incoming) = message.read(self.stream, self.created) else {
+            return WaitingEvent {
+                meta: self.unreadable(&message),
+                message,
+                payload_hash: 0,
+            };
+        };
+        WaitingEvent {
+            payload_hash: payload_hash(&incoming.meta.cause, &incoming.payload),
+            meta: incoming.meta,
+            message,
+        }
     }
 
     /// Identity of what is no event: by its place.

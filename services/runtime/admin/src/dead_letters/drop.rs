@@ -11,7 +11,7 @@ use oncue_core::app::AppName;
 use oncue_core::bus::Bus;
 use oncue_core::bus::layout::DLQ;
 use oncue_core::store::payload_hash;
-use oncue_proto::event::{self, Meta};
+use oncue_proto::event::{self, Meta, Origin};
 
 /// Takes a letter out of the stream. The record first: it must not vanish without one. `source` says which program
 /// did it.
@@ -95,14 +95,24 @@ pub async fn settled(bus: &Bus) -> Result<Vec<SetAside>, AdminError> {
     Ok(settled)
 }
 
-/// Hash of the event in a letter; a large one is not in it.
+/// Hash of the event in a letter; 0 for what cannot be read, or is too large to be in it.
 fn hash_in(letter: &DeadLetter) -> u32 {
     let envelope = letter.envelope.as_ref();
-    let envelope = envelope.filter(|envelope| !envelope.payload.is_empty());
-    envelope.map_or(0, |envelope| {
-        let mut headers = envelope.headers.iter();
-        let cause = headers.find(|header| header.name.eq_ignore_ascii_case("ce-causationid"));
-        payload_hash(cause.map_or("", |cause| &cause.value), &envelope.payload)
+    let Some(envelope) = envelope.filter(|envelope| !envelope.payload.is_empty()) else {
+        return 0;
+    };
+    let origin = Origin {
+        stream: &letter.stream,
+        stream_created: 0,
+        sequence: letter.sequence,
+        published: 0,
+        subject: &envelope.subject,
+    };
+    let headers = envelope.headers.iter();
+    let headers = headers.map(|header| (header.name.as_str(), header.value.as_str()));
+    let read = event::read(headers, envelope.payload.clone(), &origin);
+    read.map_or(0, |incoming| {
+        payload_hash(&incoming.meta.cause, &incoming.payload)
     })
 }
 

@@ -14,6 +14,7 @@
 //! Restored streams go on behind the last sequence that the app had seen: an event without an id has one by its sequence,
 //! and a second event of that id would be taken for the first.
 
+mod due;
 mod shared;
 
 use std::fs::{self, File, OpenOptions};
@@ -33,6 +34,7 @@ use prost::Message as _;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use self::due::Taken;
 use super::rdb::SnapshotReader;
 use crate::AdminError;
 
@@ -238,6 +240,8 @@ async fn own_streams(bus: &Bus) -> Result<Vec<String>, AdminError> {
     for info in all {
         let name = info.config.name.clone();
         if info.config.is_owned_by(bus.app())
+            // What is due in one of its streams says nothing of whose it is.
+            || name == TIMER
             || (shared::is_shared(&name) && is_in(bus, &name).await?)
         {
             names.push(name);
@@ -395,26 +399,50 @@ pub async fn restore(
     contents: &Contents,
     report: News<'_>,
 ) -> Result<(), BackupError> {
-    // Schedules first: the others take over from there what is due.
+    let there = stream_names(bus).await?;
+    let mut timer = None;
+    let mut taken = Taken::default();
+    // The one with the schedules first: it tells what is due. The others go on taking that over once it is known what they have.
     let mut streams: Vec<&SavedStream> = contents.streams.iter().collect();
     streams.sort_by_key(|saved| saved.name != TIMER);
-    let there = stream_names(bus).await?;
-    for saved in streams {
+    for saved in &streams {
         let name = &saved.name;
         let path = stream_file(folder, name);
         let file = BufReader::new(File::open(&path).map_err(at(&path))?);
         if shared::is_shared(name) && there.contains(name) {
-            let messages = shared::merge(bus, saved, file).await?;
-            report(format!(
-                "stream {name}: {messages} messages, beside those of other apps"
-            ));
+            let beside = shared::beside(bus, saved, file).await?;
+            if name == TIMER {
+                taken.is_due_in(bus, &beside).await?;
+                timer = Some((*saved, beside));
+                continue;
+            }
+            let messages = shared::merge(bus, &beside, saved, &taken).await?;
+            report(beside_others(name, messages));
             continue;
         }
-        bus.restore_snapshot(name, &saved.snapshot, file).await?;
+        bus.restore_snapshot(name, &saved.snapshot.without_sources(), file)
+            .await?;
         if shared::is_shared(name) {
             shared::purge_others(bus, name).await?;
         }
+        if name == TIMER {
+            taken.is_due_in(bus, TIMER).await?;
+        } else {
+            taken.look(bus, saved).await?;
+        }
         report(format!("stream {name}"));
+    }
+    match timer {
+        Some((saved, beside)) => {
+            let messages = shared::merge(bus, &beside, saved, &taken).await?;
+            report(beside_others(TIMER, messages));
+        }
+        None => taken.clear(bus).await?,
+    }
+    for saved in streams {
+        if saved.snapshot.has_sources() {
+            due::go_on(bus, saved).await?;
+        }
     }
     put_back(store, &folder.join(ENTRIES)).await?;
     report(format!("Redis: {} entries", contents.entries));
@@ -434,6 +462,10 @@ pub async fn restore(
         }
     }
     Ok(())
+}
+
+fn beside_others(stream: &str, messages: u64) -> String {
+    format!("stream {stream}: {messages} messages, beside those of other apps")
 }
 
 /// Lets a stream go on behind `last`: fills it up to there and takes the filling out again. Returns the first sequence that

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::layout::CREATED;
 use super::{ApiError, Bus, BusError, failed};
+use crate::app::OWNER;
 
 /// Longest silence within a snapshot.
 const SILENCE: Duration = Duration::from_mins(1);
@@ -40,9 +41,32 @@ impl StreamSnapshot {
         copy.config["name"] = name.into();
         copy.config["subjects"] = json!([format!("{name}.none")]);
         copy.config["max_age"] = 0.into();
+        copy.config["max_bytes"] = (-1).into();
+        copy.config["num_replicas"] = 1.into();
+        if let Some(metadata) = copy.config["metadata"].as_object_mut() {
+            // It is nobody's, lest it is saved with the streams of its app if a restore is broken off.
+            metadata.remove(OWNER);
+        }
         copy.config["allow_msg_schedules"] = false.into();
         copy.config["allow_direct"] = true.into();
         copy
+    }
+
+    /// Same stream, which takes nothing over from others.
+    #[must_use]
+    pub fn without_sources(&self) -> Self {
+        let mut copy = self.clone();
+        if let Some(config) = copy.config.as_object_mut() {
+            config.remove("sources");
+        }
+        copy
+    }
+
+    /// Whether the stream takes messages over from others.
+    pub fn has_sources(&self) -> bool {
+        self.config["sources"]
+            .as_array()
+            .is_some_and(|all| !all.is_empty())
     }
 
     /// Sequence of the last message.

@@ -66,6 +66,13 @@ fn name_numbers(json: &mut Value, exact: &serde_value::Value) {
     }
 }
 
+/// Whether the text of a field may hold such a word.
+pub(super) fn has_word(text: &[u8]) -> bool {
+    ["Infinity", "NaN"]
+        .iter()
+        .any(|word| text.windows(word.len()).any(|part| part == word.as_bytes()))
+}
+
 /// Word of a number that is not finite, as Protobuf's JSON has it.
 fn word(number: f64) -> Value {
     let word = match number {

@@ -375,6 +375,32 @@ fn numbers_that_are_not_finite_come_back() {
 }
 
 #[test]
+fn a_number_that_could_not_be_read_again_is_refused() {
+    #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+    struct Whole {
+        name: String,
+        #[serde(flatten)]
+        share: Share,
+    }
+    #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+    struct Share {
+        part: f64,
+    }
+    impl State for Whole {
+        const TABLE: &'static str = "wholes";
+    }
+    let mut row = open::<Whole>(&Fields::new()).expect("a new row");
+    // A text that is such a word is none.
+    state::<Whole>(&mut row).name = "Infinity".to_owned();
+    row.keep();
+    row.changes().expect("it is read again");
+    state::<Whole>(&mut row).share.part = f64::INFINITY;
+    row.keep();
+    let refused = row.changes().expect_err("nobody could read it");
+    assert!(refused.contains("not finite"), "{refused}");
+}
+
+#[test]
 fn a_failed_handler_leaves_no_trace() {
     let mut row = open::<Page>(&fields(&[("views", "3")])).expect("a row");
     state::<Page>(&mut row).views = 4;

@@ -8,16 +8,22 @@ use oncue_core::bus::{Bus, BusError, Outbound, Slice, StoredMessage};
 use oncue_proto::oncue::v1::{Envelope, Header};
 use serde_json::{Value, json};
 
-use super::{BackupError, SavedStream};
+use super::due::Taken;
+use super::{BackupError, SavedStream, is_bucket, skip_to};
 use crate::AdminError;
 
 /// Such streams; whoever came first owns them.
 const SHARED: [&str; 3] = [DLQ, TIMER, VALUES];
 /// Messages in one question, and under way at a time.
 const AT_ONCE: usize = 256;
-/// Beginnings of headers that were about the moment in which a message was stored first: what it had to find there, and of
-/// which message it would have been a copy.
-const OF_THEN: [&str; 2] = ["Nats-Expected-", "Nats-Msg-Id"];
+/// Beginnings of headers that were about the moment in which a message was stored first: what it had to find there, of which
+/// message it would have been a copy, and what has fired it, which the server lets nobody say.
+const OF_THEN: [&str; 4] = [
+    "Nats-Expected-",
+    "Nats-Msg-Id",
+    "Nats-Scheduler",
+    "Nats-Schedule-Next",
+];
 
 /// Whether apps share a stream of this name.
 pub(super) fn is_shared(stream: &str) -> bool {
@@ -81,21 +87,34 @@ pub(super) async fn purge_others(bus: &Bus, stream: &str) -> Result<(), AdminErr
     Ok(())
 }
 
-/// Puts what is of the app in a saved stream into that of the same name, which is there already with what others have in it.
-/// Returns how many messages that were.
-///
-/// Nobody but nats-server reads its snapshots, so it puts this one back beside the stream for as long as it takes to copy.
-pub(super) async fn merge(
+/// Puts a saved stream back beside the one of its name, which is there already with what others have in it, and returns how it is
+/// called there. Nobody but nats-server reads its snapshots.
+pub(super) async fn beside(
     bus: &Bus,
     saved: &SavedStream,
     file: impl Read,
-) -> Result<u64, BackupError> {
-    let beside = format!("restore-{}-{}", bus.app(), saved.name);
-    remove(bus, &beside).await?;
-    bus.restore_snapshot(&beside, &saved.snapshot.renamed(&beside), file)
+) -> Result<String, BackupError> {
+    let name = format!("restore-{}-{}", bus.app(), saved.name);
+    remove(bus, &name).await?;
+    bus.restore_snapshot(&name, &saved.snapshot.renamed(&name), file)
         .await?;
-    let copied = copy(bus, &beside, &saved.name).await;
-    remove(bus, &beside).await?;
+    Ok(name)
+}
+
+/// Copies what is of the app from a stream [beside] into the one of its own name, and removes it. Returns how many messages
+/// that were.
+pub(super) async fn merge(
+    bus: &Bus,
+    beside: &str,
+    saved: &SavedStream,
+    taken: &Taken,
+) -> Result<u64, BackupError> {
+    if !is_bucket(&saved.name) {
+        // Its numbers go on behind those of the saved one, by which others know what they have taken.
+        skip_to(bus, &saved.name, saved.last).await?;
+    }
+    let copied = copy(bus, beside, &saved.name, taken).await;
+    remove(bus, beside).await?;
     copied
 }
 
@@ -110,7 +129,7 @@ async fn remove(bus: &Bus, stream: &str) -> Result<(), AdminError> {
     }
 }
 
-async fn copy(bus: &Bus, from: &str, to: &str) -> Result<u64, BackupError> {
+async fn copy(bus: &Bus, from: &str, to: &str, taken: &Taken) -> Result<u64, BackupError> {
     let mut copied = 0;
     let mut next = 1;
     loop {
@@ -127,7 +146,10 @@ async fn copy(bus: &Bus, from: &str, to: &str) -> Result<u64, BackupError> {
         };
         next = last.sequence + 1;
         let own = batch.messages.into_iter();
-        let own = own.filter(|message| app_of(&message.subject) == Some(bus.app().as_str()));
+        let own = own.filter(|message| {
+            let subject = &message.subject;
+            app_of(subject) == Some(bus.app().as_str()) || taken.is_open(subject, message.sequence)
+        });
         for stored in bus.publish_each(own.map(again).collect()).await {
             stored.map_err(|e| BusError(format!("{to}: {e}")))?;
             copied += 1;
