@@ -21,6 +21,27 @@ pub const HELP: &str = "Exit codes:
   3  apply --dry-run: something would change
   4  NATS, Redis or the functions asked do not answer";
 
+/// Words of servers and their clients to whoever has shown no credentials, or wrong ones.
+const LOCKED_OUT: [&str; 5] = [
+    "there are no credentials for it",
+    "authorization violation",
+    "NOAUTH",
+    "WRONGPASS",
+    "AuthenticationFailed",
+];
+/// Remedy for whoever is locked out. Starting servers is none: they run.
+const CREDENTIALS: &str = "work in the folder of the app whose `oncue up` has started the servers, with their keys in .oncue/keys; \
+                           elsewhere name [nats] credentials and [redis] password_file";
+
+/// Remedy for an error of a server: credentials where those are missing, else `usual`.
+pub fn remedy<'u>(error: &str, usual: &'u str) -> &'u str {
+    if LOCKED_OUT.iter().any(|words| error.contains(words)) {
+        CREDENTIALS
+    } else {
+        usual
+    }
+}
+
 /// Error that ends a verb: exit code, what went wrong, and what to do about it.
 #[derive(Debug)]
 pub struct Failure {
@@ -48,9 +69,12 @@ impl Failure {
 
     /// Failure for a server that does not answer, with the usual remedy.
     pub fn silent(what: impl fmt::Display) -> Self {
-        Self::new(SILENT, what).advise(
+        let failure = Self::new(SILENT, what);
+        let advice = remedy(
+            &failure.what,
             "start everything with `oncue up`, or name another server with --nats or --redis",
-        )
+        );
+        failure.advise(advice)
     }
 
     /// Failure of two things, each with its remedy.
@@ -66,5 +90,28 @@ impl Failure {
     pub fn advise(mut self, advice: impl Into<String>) -> Self {
         self.advice = Some(advice.into());
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_is_locked_out_is_told_of_credentials_alone() {
+        for words in [
+            "streams: this NATS is locked, and there are no credentials for it: name some (401/0)",
+            "cannot reach NATS at nats://n: authorization violation: nats: authorization violation",
+            "Redis: \"NOAUTH\": Authentication required.",
+            "cannot reach Redis at redis://r: Password authentication failed - AuthenticationFailed",
+        ] {
+            let failure = Failure::silent(words);
+            assert_eq!(failure.advice.as_deref(), Some(CREDENTIALS), "{words}");
+        }
+        let away = Failure::silent("cannot reach NATS at nats://n: Connection refused");
+        assert!(
+            away.advice
+                .is_some_and(|advice| advice.contains("`oncue up`,"))
+        );
     }
 }

@@ -147,12 +147,22 @@ impl Verb {
 // One thread: the command waits for others nearly all the time.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    match Box::pin(run(Cli::parse())).await {
-        Ok(code) => ExitCode::from(code),
+    let code = match Box::pin(run(Cli::parse())).await {
+        Ok(exit::OK) if paint::is_result_lost() => exit::FAILED,
+        Ok(code) => code,
         Err(failure) => {
             paint::complain(&failure);
-            ExitCode::from(failure.code)
+            failure.code
         }
+    };
+    ExitCode::from(code)
+}
+
+/// Runs a verb that only shows what comes: it is over as well where nobody looks any more.
+async fn while_read(verb: impl Future<Output = Result<u8, Failure>>) -> Result<u8, Failure> {
+    tokio::select! {
+        ended = verb => ended,
+        () = paint::stdout_gone() => Ok(exit::OK),
     }
 }
 
@@ -189,10 +199,10 @@ async fn run(Cli { global, verb }: Cli) -> Result<u8, Failure> {
         Verb::Ps(args) => ps::run(&args, &settings).await,
         Verb::State(verb) => state::run(verb, &settings).await,
         Verb::Find(args) => find::run(&args, &settings).await,
-        Verb::Flow(args) => flow::run(&args, &settings).await,
+        Verb::Flow(args) => while_read(flow::run(&args, &settings)).await,
         Verb::Map(args) => map::run(&args, &settings).await,
         Verb::Top(args) => top::run(&args, &settings).await,
-        Verb::Logs(args) => logs::run(&args, &settings).await,
+        Verb::Logs(args) => while_read(logs::run(&args, &settings)).await,
         Verb::Docs(args) => docs::run(&args, &settings).await,
         Verb::Schedule(verb) => schedule::run(verb, &settings).await,
         Verb::Rights(args) => rights::run(&args, &settings).await,

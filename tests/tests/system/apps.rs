@@ -457,8 +457,28 @@ async fn a_function_is_removed_on_purpose() {
     assert_eq!(code, 0, "{text}");
     assert!(text.contains("Rows of the table pages stay"), "{text}");
     assert_eq!(views(&cluster, &store).await, VIEWS);
-    assert_eq!(cluster.redis_cli(&["EXISTS", "app:d:count-views"]), "0");
     assert!(store.functions().await.expect("functions").is_empty());
+    let kept = cluster.redis_cli(&["TTL", "app:d:count-views"]);
+    assert!(
+        kept.parse::<i64>().is_ok_and(|seconds| seconds > 70 * 3600),
+        "{kept}"
+    );
+    // It comes back, and hears again all that its stream holds: only those that it had not applied count.
+    assert_eq!(oncue(&cluster, &["apply"]).0, 0);
+    let mut worker = cluster.start("count-views").await;
+    until("those that waited are counted", async || {
+        (views(&cluster, &store).await >= VIEWS + 3).then_some(())
+    })
+    .await;
+    cluster
+        .drained(&cluster.bus().await, "web", "count-views")
+        .await;
+    assert_eq!(views(&cluster, &store).await, VIEWS + 3);
+    assert_eq!(cluster.redis_cli(&["TTL", "app:d:count-views"]), "-1");
+    worker.stop().await;
+    let (code, text) = oncue(&cluster, &["remove", "count-views", "--yes", "--forget"]);
+    assert_eq!(code, 0, "{text}");
+    assert_eq!(cluster.redis_cli(&["EXISTS", "app:d:count-views"]), "0");
     let (code, text) = oncue(&cluster, &["remove", "count-views", "--yes"]);
     assert!(
         code == 1 && text.contains("has no function count-views"),

@@ -465,6 +465,93 @@ async fn a_dropped_letter_leaves_a_record_of_who_and_why() {
     assert_eq!(listed(&cluster, &[])[0]["count"], 1);
 }
 
+/// A letter that was left behind by a redrive: as if whoever sent it had died before he took the letter away.
+async fn left_behind(bus: &Bus, letter: &Stored) -> String {
+    let headers: Vec<(&str, &str)> = letter
+        .headers
+        .lines()
+        .filter_map(|line| line.split_once(": "))
+        .filter(|(name, _)| *name != "Nats-Msg-Id")
+        .collect();
+    let again = Envelope {
+        payload: letter.payload.clone().into(),
+        ..send(&headers, (&letter.subject, String::new()))
+    };
+    let ack = bus.publish(&again).await.expect("a letter");
+    ack.sequence.to_string()
+}
+
+/// Neither is done once more what a redrive has done, nor is that given up which is on its way.
+#[tokio::test]
+async fn a_letter_whose_event_was_redriven_is_neither_edited_nor_given_up() {
+    let mut cluster = cluster("").await;
+    let (bus, store) = (cluster.bus().await, cluster.store().await);
+    set_aside(
+        &mut cluster,
+        &bus,
+        vec![send(&[], told("/l", "fail-until:2"))],
+    )
+    .await;
+    let letter = cluster.messages(&bus, "dlq").await.remove(0);
+    let counted = async || cluster.field(&store, "tallies", "/l", "count").await;
+    let edit = |number: &str| {
+        let data = r#"{"page":"/l","visitor":"v"}"#;
+        let args = ["dlq", "edit", number, "--data", data, "--why", "t", "--yes"];
+        oncue(&cluster, &args)
+    };
+    let drop = |number: &str| oncue(&cluster, &["dlq", "drop", number, "--why", "t"]);
+
+    // On its way: nobody has come to it.
+    assert_eq!(oncue(&cluster, &["pause", "misbehave"]).0, 0);
+    let (_, _, err) = oncue(&cluster, &["dlq", "redrive", "1", "--wait", "0s"]);
+    let number = left_behind(&bus, &letter).await;
+    for (code, _, said) in [edit(&number), drop(&number)] {
+        assert!(
+            code == 1 && said.contains("still before it"),
+            "{code} {said} {err}"
+        );
+    }
+    assert_eq!(cluster.count(&bus, "dlq").await, 1);
+    let (code, out, err) = oncue(&cluster, &["audit", "misbehave", "--json"]);
+    let audit: Value = serde_json::from_str(&out).expect("JSON");
+    let sums = (&audit[0]["dead"], &audit[0]["pending"]);
+    assert_eq!(
+        sums,
+        (&Value::from(0), &Value::from(1)),
+        "{code} {out} {err}"
+    );
+
+    // Done: it is taken away, and nothing happens once more.
+    assert_eq!(oncue(&cluster, &["resume", "misbehave"]).0, 0);
+    let _worker = cluster.start("misbehave").await;
+    cluster.drained(&bus, "web", "misbehave").await;
+    assert_eq!(counted().await, "1");
+    let (code, _, said) = edit(&number);
+    assert!(
+        code == 1 && said.contains("was applied by a redrive"),
+        "{code} {said}"
+    );
+    let number = left_behind(&bus, &letter).await;
+    let (code, _, said) = drop(&number);
+    assert!(
+        code == 1 && said.contains("was applied by a redrive"),
+        "{code} {said}"
+    );
+    let number = left_behind(&bus, &letter).await;
+    let (code, _, said) = oncue(&cluster, &["dlq", "redrive", &number]);
+    assert!(
+        code == 0 && said.contains("was applied by a redrive"),
+        "{code} {said}"
+    );
+    assert_eq!(
+        cluster.count(&bus, "dlq").await,
+        0,
+        "nor is it on record as given up"
+    );
+    cluster.drained(&bus, "web", "misbehave").await;
+    assert_eq!(counted().await, "1");
+}
+
 #[tokio::test]
 async fn the_payload_of_an_event_too_large_for_its_letter_comes_from_the_stream() {
     let mut cluster = cluster("").await;

@@ -8,6 +8,7 @@ mod broken;
 mod backup;
 mod changes;
 mod chaos;
+mod cli_edges;
 mod clicks;
 mod conformance;
 mod connections;

@@ -7,9 +7,11 @@
 use std::borrow::Cow;
 use std::fmt::Display;
 use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::sync::OnceLock;
 
 use anstyle::{AnsiColor, Style};
 use oncue_proto::text;
+use tokio::sync::Notify;
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 use crate::exit::Failure;
@@ -41,12 +43,40 @@ pub fn paint(style: Style, text: impl Display) -> String {
     }
 }
 
-/// Prints one line of result on stdout. A reader that has gone (`oncue tail | head`) is a normal end.
+/// Error after which nothing is written to stdout any more.
+static STDOUT_ERROR: OnceLock<ErrorKind> = OnceLock::new();
+/// Wakes whoever waits for that.
+static STDOUT_GONE: Notify = Notify::const_new();
+
+/// Prints one line of result on stdout. Where nobody reads it any more (`oncue keys revoke A B | head -1`) the verb goes on
+/// without a word: it may be half-way through a change, and has an exit code of its own.
 pub fn say(line: impl Display) {
+    if STDOUT_ERROR.get().is_some() {
+        return;
+    }
     let line = line.to_string();
     if let Err(e) = writeln!(anstream::stdout(), "{}", harmless(&line)) {
-        std::process::exit(i32::from(e.kind() != ErrorKind::BrokenPipe));
+        if e.kind() != ErrorKind::BrokenPipe {
+            remark(format_args!("the result cannot be written: {e}"));
+        }
+        let _ = STDOUT_ERROR.set(e.kind());
+        STDOUT_GONE.notify_one();
     }
+}
+
+/// Waits until stdout takes no more lines: the end of a verb that only shows what comes (`oncue tail | head`). For one
+/// caller in a process.
+pub async fn stdout_gone() {
+    while STDOUT_ERROR.get().is_none() {
+        STDOUT_GONE.notified().await;
+    }
+}
+
+/// Whether a part of the result was not written (a full disk). A reader that has gone misses nothing.
+pub fn is_result_lost() -> bool {
+    STDOUT_ERROR
+        .get()
+        .is_some_and(|kind| *kind != ErrorKind::BrokenPipe)
 }
 
 /// Prints a remark on stderr, where it is dispensable: stdout holds the whole result without it.

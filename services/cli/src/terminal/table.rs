@@ -3,6 +3,7 @@
 //! Widths are terminal columns, not characters: CJK characters and most emoji take two, combining marks none.
 
 use anstyle::Style;
+use oncue_proto::text::{escaped, steers};
 use unicode_width::UnicodeWidthStr as _;
 
 use super::paint::{self, DIM, PLAIN, paint};
@@ -19,13 +20,24 @@ pub struct Cell {
     right: bool,
 }
 
-/// Cell aligned to the left.
+/// Cell aligned to the left. Line breaks and tabs in it would tear the table, so they are spelled out as `\n` and `\t`.
 pub fn text(text: impl Into<String>) -> Cell {
     Cell {
-        text: text.into(),
+        text: on_one_line(text.into()),
         style: PLAIN,
         right: false,
     }
+}
+
+fn on_one_line(text: String) -> String {
+    if !text.contains(steers) {
+        return text;
+    }
+    let text = text
+        .replace('\n', "\\n")
+        .replace('\t', "\\t")
+        .replace('\r', "\\r");
+    escaped(&text, |_| false).into_owned()
 }
 
 /// Cell aligned to the right, with thousands apart.
@@ -127,6 +139,15 @@ mod tests {
         assert_eq!(
             plain(&render(&["FUNCTION", "LAG", ""], &rows)),
             "FUNCTION        LAG  \ncount-views  12,000  ok\nné                3  "
+        );
+    }
+
+    #[test]
+    fn a_cell_stays_on_its_line() {
+        let rows = vec![vec![text("a\nb\tc\r\u{1b}[2J"), text("x")]];
+        assert_eq!(
+            plain(&render(&["KEY", "ROW"], &rows)),
+            "KEY                 ROW\na\\nb\\tc\\r\\u001b[2J  x"
         );
     }
 

@@ -38,6 +38,8 @@ pub async fn run(args: Args, settings: &Settings) -> Result<u8, Failure> {
         ));
     }
     let bus = settings.bus().await?;
+    // Each program would find that out by itself, and say that something is wrong with its function.
+    settings.store().await?;
     let audits = audit::audit(&names, &bus, &settings.config, &settings.bin).await;
     if args.json {
         say(json!(audits.iter().map(whole).collect::<Vec<_>>()));

@@ -69,6 +69,9 @@ fn time(text: &str) -> Result<u64, String> {
 
 pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let catalog = settings.catalog().await?;
+    if let Some(Err(unknown)) = args.ty.as_deref().map(|ty| catalog.get(ty)) {
+        remark(unknown);
+    }
     let bus = settings.bus().await?;
     let store = settings.store().await?;
     let sources = Sources {

@@ -12,6 +12,7 @@ use crate::exit::{self, Failure};
 use crate::settings::Settings;
 use crate::terminal::paint::{BAD, DIM, NAME, remark, say};
 use crate::terminal::table::{self, Cell, text};
+use crate::verbs::pause::span_ahead;
 use crate::when;
 
 #[derive(clap::Subcommand)]
@@ -33,7 +34,7 @@ pub struct AddArgs {
     #[arg(long = "scope", value_name = "SCOPE")]
     scopes: Vec<String>,
     /// Time after which it is refused, such as 90d. Default: never.
-    #[arg(long, value_name = "TIME", value_parser = when::span)]
+    #[arg(long, value_name = "TIME", value_parser = span_ahead)]
     expires: Option<Duration>,
     /// Print JSON.
     #[arg(long)]

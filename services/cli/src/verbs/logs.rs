@@ -1,9 +1,11 @@
 //! `oncue logs`: what functions and servers of `oncue up` have written, also when it runs no more.
 
+mod reader;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use oncue_admin::program::logs::{self, LogLine, LogQuery, MAX_BYTES};
+use oncue_admin::program::logs::{self, LogLine, LogQuery};
 use oncue_proto::event;
 use serde_json::json;
 
@@ -11,6 +13,8 @@ use crate::exit::{self, Failure};
 use crate::settings::Settings;
 use crate::terminal::paint::{BAD, BOLD, CHANGED, DIM, PLAIN, paint, say};
 use crate::when;
+
+use self::reader::LogReader;
 
 /// Between two looks for new lines.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(300);
@@ -59,30 +63,18 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         flow: args.flow.as_deref(),
         since: args.since.unwrap_or(0),
         most: args.lines,
-        bytes: MAX_BYTES,
+        ..LogQuery::default()
     };
-    let mut shown = logs::read(&folder, &query);
-    for line in &shown {
-        show(line, args.json);
-    }
-    if !args.follow {
-        return Ok(exit::OK);
-    }
-    query.most = usize::MAX;
-    // The end of each file is enough: what comes between two looks is little.
-    query.bytes = 1 << 20;
+    let mut reader = LogReader::new(folder);
     loop {
+        for line in reader.next(&query) {
+            show(&line, args.json);
+        }
+        if !args.follow {
+            return Ok(exit::OK);
+        }
+        query.most = usize::MAX;
         tokio::time::sleep(FOLLOW_INTERVAL).await;
-        if let Some(last) = shown.last() {
-            query.since = last.at;
-        }
-        let lines = logs::read(&folder, &query);
-        for line in lines.iter().filter(|line| !shown.contains(line)) {
-            show(line, args.json);
-        }
-        if !lines.is_empty() {
-            shown = lines;
-        }
     }
 }
 

@@ -33,6 +33,10 @@ const CONSUMER_POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Looks at marks that are not there yet, and the pause between two.
 const LOOKS: usize = 25;
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
+/// Fewest events a second: a longer pause between two is a schedule's business.
+const MIN_RATE: f64 = 0.001;
+/// Longest wait for functions, in seconds.
+const MAX_WAIT: u64 = 24 * 60 * 60;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -43,16 +47,16 @@ pub struct Args {
     #[arg(value_name = "JSON")]
     payload: Option<String>,
     /// Publish it this many times, as so many events.
-    #[arg(long, default_value_t = 1, value_name = "N")]
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: u64,
     /// Publish at most this many a second.
-    #[arg(long, value_name = "R")]
+    #[arg(long, value_name = "R", value_parser = rate)]
     rate: Option<f64>,
     /// Event id. Default: a new one. An id that was published before is the same event and counts once.
     #[arg(long, value_name = "ID")]
     id: Option<String>,
     /// Wait until every function that acts on the event has finished it, for at most this many seconds.
-    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "30")]
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "30", value_parser = seconds)]
     wait: Option<u64>,
     /// Keep the payload as JSON. Default: protobuf.
     #[arg(long)]
@@ -60,6 +64,20 @@ pub struct Args {
     /// Print one JSON object for each event.
     #[arg(long)]
     json: bool,
+}
+
+/// Number of things a second, for a clap argument. A lower one makes a pause that no clock can count.
+pub fn rate(text: &str) -> Result<f64, String> {
+    let rate: Option<f64> = text.parse().ok();
+    rate.filter(|rate| rate.is_finite() && *rate >= MIN_RATE)
+        .ok_or_else(|| format!("write a number a second, {MIN_RATE} at least"))
+}
+
+fn seconds(text: &str) -> Result<u64, String> {
+    let seconds: Option<u64> = text.parse().ok();
+    seconds
+        .filter(|seconds| *seconds <= MAX_WAIT)
+        .ok_or_else(|| format!("write whole seconds, {MAX_WAIT} (a day) at most"))
 }
 
 /// Event the stream has taken.
@@ -88,11 +106,6 @@ struct PublishTotal {
 pub async fn run(args: Args, settings: &Settings) -> Result<u8, Failure> {
     let catalog = settings.catalog().await?;
     let entry = catalog.get(&args.ty).map_err(Failure::usage)?.clone();
-    if args.rate.is_some_and(|rate| rate.is_nan() || rate <= 0.0) {
-        return Err(Failure::usage(
-            "--rate is a number of events per second above zero",
-        ));
-    }
     let from_stdin = match args.payload.as_deref() {
         Some("-") => true,
         None if !std::io::stdin().is_terminal() => true,
@@ -449,6 +462,18 @@ mod tests {
                 .what
                 .contains("object")
         );
+    }
+
+    #[test]
+    fn numbers_that_no_clock_can_count_are_refused() {
+        assert_eq!((rate("0.001"), rate("1000")), (Ok(0.001), Ok(1000.0)));
+        for refused in ["0", "-1", "1e-20", "nan", "inf", "fast"] {
+            assert!(rate(refused).is_err(), "{refused}");
+        }
+        assert_eq!((seconds("0"), seconds("86400")), (Ok(0), Ok(86_400)));
+        for refused in ["86401", "18446744073709551615", "1.5", "-1"] {
+            assert!(seconds(refused).is_err(), "{refused}");
+        }
     }
 
     #[test]

@@ -13,8 +13,9 @@ use oncue_admin::services::bounds;
 use oncue_core::bus::Bus;
 use oncue_core::bus::info::ConsumerInfo;
 use oncue_core::contract;
+use oncue_core::model::manifest::Manifest;
 use oncue_core::secret;
-use oncue_core::store::Store;
+use oncue_core::store::{GRACE_MS, Store};
 use oncue_proto::event;
 use serde_json::Value;
 
@@ -30,15 +31,25 @@ const REPLY_GAP: Duration = Duration::from_millis(300);
 pub struct Args {
     /// Function to remove. Take it out of oncue.toml as well, or `oncue apply` makes it anew.
     function: String,
+    #[command(flatten)]
+    waiting: WaitingArgs,
+    /// Do not ask.
+    #[arg(long)]
+    yes: bool,
+    /// Forget what it has applied as well: if it comes back, it applies again what its stream still holds.
+    #[arg(long)]
+    forget: bool,
+}
+
+/// Fate of the events that wait for the function.
+#[derive(clap::Args)]
+struct WaitingArgs {
     /// Make dead letters of the events that wait for it; they can be redriven once it is back.
     #[arg(long)]
     set_aside: bool,
     /// Remove it even if events wait for it, which nobody handles then.
     #[arg(long, conflicts_with = "set_aside")]
     discard: bool,
-    /// Do not ask.
-    #[arg(long)]
-    yes: bool,
 }
 
 pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
@@ -72,7 +83,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let letters = letters.get(function).copied().unwrap_or_default();
     confirm::ask(&question(args, waiting), args.yes)?;
     if let Some(consumer) = &consumer {
-        if args.set_aside {
+        if args.waiting.set_aside {
             let count = set_aside(consumer, settings, &bus, &store).await?;
             say(format_args!(
                 "- {} events that waited: dead letters of {function} now",
@@ -89,13 +100,22 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     // First of what is forgotten: a function of this name that comes later begins without them, whatever fails behind.
     let unbound = bounds::take_away(&bus, function).await;
     unbound.map_err(Failure::silent)?;
-    let forgotten = store.forget_function(function).await;
+    let keep = (!args.forget).then(|| marks_stay(manifest.as_ref(), settings));
+    let forgotten = store.forget_function(function, keep).await;
     forgotten.map_err(Failure::silent)?;
     let forgotten = contract::store(&bus, function, Vec::new()).await;
     forgotten.map_err(Failure::silent)?;
-    say(format_args!(
-        "- seen-marks, registration and contract of {function}"
-    ));
+    say(format_args!("- registration and contract of {function}"));
+    match keep {
+        Some(keep) => remark(paint(
+            DIM,
+            format_args!(
+                "What it has applied stays known for {} h, so that nothing counts twice if it comes back (--forget).",
+                keep.as_secs() / 3600
+            ),
+        )),
+        None => say(format_args!("- seen-marks of {function}")),
+    }
     say(paint(GOOD, format_args!("{function} is removed.")));
     if let Some(table) = manifest.and_then(|manifest| manifest.table) {
         let stays = format_args!("Rows of the table {table} stay in Redis.");
@@ -114,11 +134,17 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     Ok(exit::OK)
 }
 
+/// Time for which events of the function may still be in their stream, or come again.
+fn marks_stay(manifest: Option<&Manifest>, settings: &Settings) -> Duration {
+    let stream = manifest.map_or("", |manifest| &manifest.stream);
+    settings.config.stream(stream).horizon.0 + Duration::from_millis(GRACE_MS)
+}
+
 fn question(args: &Args, waiting: u64) -> String {
     let function = &args.function;
     match waiting {
         0 => format!("Remove {function}?"),
-        waiting if args.set_aside => format!(
+        waiting if args.waiting.set_aside => format!(
             "Remove {function}, and make dead letters of {} events that wait for it?",
             number(waiting)
         ),
@@ -222,8 +248,8 @@ async fn refuse_to_lose(
     let outputs = store.waiting_outputs(&[function], event::now_ms()).await;
     let outputs = outputs.map_err(Failure::silent)?;
     let outputs = outputs.get(function).map_or(0, |waiting| waiting.commits);
-    let waiting = if args.set_aside { 0 } else { waiting };
-    if args.discard || (waiting == 0 && outputs == 0) {
+    let waiting = if args.waiting.set_aside { 0 } else { waiting };
+    if args.waiting.discard || (waiting == 0 && outputs == 0) {
         return Ok(());
     }
     let what = format!(

@@ -146,6 +146,9 @@ async fn check(args: &Args, rights: &Rights, settings: &Settings) -> Result<u8, 
         }
         failure
     })?;
+    if compared.silent > 0 && compared.silent == compared.in_nats {
+        return Err(Failure::silent("NATS answers nobody who has a key"));
+    }
     for (whose, sentences) in &compared.differences {
         say(paint(BOLD, whose));
         for sentence in sentences {

@@ -8,13 +8,14 @@ pub mod watch;
 
 use std::sync::Arc;
 
-use oncue_core::bus::layout::DLQ;
+use oncue_core::bus::layout::{DLQ, TIMER};
+use oncue_proto::Catalog;
 use oncue_proto::event::stream_of_type;
 use tokio::sync::mpsc;
 
 use crate::exit::{self, Failure};
 use crate::settings::Settings;
-use crate::terminal::paint::say;
+use crate::terminal::paint::{remark, say, stdout_gone};
 use crate::verbs::ps::streams;
 
 use self::reader::{EventFilter, EventReader};
@@ -49,6 +50,13 @@ pub struct Args {
 pub async fn run(args: Args, settings: &Settings) -> Result<u8, Failure> {
     let from = StartPoint::parse(&args.from).map_err(Failure::usage)?;
     let catalog = settings.catalog().await?;
+    // A remark: events may come from somebody whose contract is not known here.
+    if let Some(ty) = &args.ty
+        && !is_known(&catalog, ty)
+        && let Err(unknown) = catalog.get(ty)
+    {
+        remark(unknown);
+    }
     let bus = settings.bus().await?;
     let streams = match args.ty.as_deref().map(stream_of_type) {
         Some(stream) => vec![stream.to_owned()],
@@ -80,6 +88,7 @@ pub async fn run(args: Args, settings: &Settings) -> Result<u8, Failure> {
     };
     let ended = tokio::select! {
         ended = show(&reader, &mut messages, args.count) => ended,
+        () = stdout_gone() => Ok(()),
         _ = tokio::signal::ctrl_c() => Ok(()),
     };
     // Also after an error: the server need not wait for a consumer that nobody reads.
@@ -119,9 +128,48 @@ fn subjects(ty: Option<&str>, stream: &str) -> Vec<String> {
     }
 }
 
+/// Whether the contract has a type of this beginning, or one that it begins with: a key may stand behind a type. Subjects
+/// of the platform, and those with wildcards, are taken as they are.
+fn is_known(catalog: &Catalog, ty: &str) -> bool {
+    let of_platform = [DLQ, TIMER].contains(&stream_of_type(ty)) || ty.contains(".redrive");
+    of_platform
+        || ty.contains(['*', '>'])
+        || catalog
+            .entries()
+            .any(|known| is_below(&known.ty, ty) || is_below(ty, &known.ty))
+}
+
+/// Whether a type or subject is another one, or goes on where that ends.
+fn is_below(ty: &str, beginning: &str) -> bool {
+    ty.strip_prefix(beginning)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
 #[cfg(test)]
 mod tests {
-    use super::subjects;
+    use super::*;
+
+    #[test]
+    fn what_no_type_begins_with_is_unknown() {
+        let catalog = Catalog::builtin()
+            .with(oncue_app_events::DESCRIPTORS)
+            .unwrap();
+        for known in [
+            "web",
+            "web.page",
+            "web.page.viewed",
+            "web.page.viewed.L2hvbWU",
+            "web.*.viewed",
+            "web.redrive.app_count-views",
+            "dlq",
+            "dlq.count-views",
+        ] {
+            assert!(is_known(&catalog, known), "{known}");
+        }
+        for unknown in ["web.page.viewd", "we", "web.pag", "shop.order.placed"] {
+            assert!(!is_known(&catalog, unknown), "{unknown}");
+        }
+    }
 
     #[test]
     fn a_type_or_its_beginning_selects_subjects() {

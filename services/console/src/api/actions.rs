@@ -449,6 +449,6 @@ async fn drop_all(
 }
 
 async fn drop_one(app: &App, letter: &Letter, why: &str, who: &Who) -> Result<(), String> {
-    let deed = dead_letters::give_up(letter, why, &who.0, SOURCE, &app.bus).await;
+    let deed = dead_letters::give_up(letter, why, &who.0, SOURCE, &app.bus, &app.store).await;
     deed.map_err(|e| format!("#{}: {e}", letter.number))
 }

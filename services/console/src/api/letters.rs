@@ -350,7 +350,8 @@ pub async fn edit(
         who: &who.0,
         source: SOURCE,
     };
-    let sent = dead_letters::resend(&letter, &edit, entry, &app.config.bounds, &app.bus).await;
+    let bounds = &app.config.bounds;
+    let sent = dead_letters::resend(&letter, &edit, entry, bounds, &app.bus, &app.store).await;
     let outcome = match &sent {
         Ok(id) => format!("sent again as {id}: {why}"),
         Err(e) => e.to_string(),
@@ -362,6 +363,8 @@ pub async fn edit(
         Err(
             e @ (LetterError::Output { .. }
             | LetterError::Gone(_)
+            | LetterError::Applied(_)
+            | LetterError::UnderWay(_)
             | LetterError::PayloadGone { .. }),
         ) => Err(Problem::new(GONE, e.to_string())),
         Err(e) => Err(away(e)),

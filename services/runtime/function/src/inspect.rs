@@ -45,7 +45,7 @@ async fn connect(manifest: &Manifest, config: &Config) -> Result<(Bus, Store), I
 /// | verdict | means |
 /// |---|---|
 /// | applied, dead | the mark says so |
-/// | pending | no mark, and not acked: beyond what was delivered, or as many of what was as the consumer says are not acked |
+/// | pending | redriven, and not delivered; or no mark, and not acked: beyond what was delivered, or as many of what was as the consumer says are not acked |
 /// | expired | no mark, acked, and so old that the mark may have gone |
 /// | lost | no mark, acked, within the horizon |
 ///
@@ -80,9 +80,15 @@ pub(crate) async fn audit(
     let cue = Cue::new(manifest, &config.app, created, history);
     let mut next = 1;
     let mut ids = HashSet::new();
+    // Dead ones, and those whose redrive waits: what becomes of them is open again.
+    let mut dead = HashSet::new();
+    let mut redriven = HashSet::new();
     loop {
         let batch = bus.read_stream(stream, next).await?;
         let Some(last) = batch.last() else {
+            let open = dead.intersection(&redriven).count() as u64;
+            audit.pending += open;
+            audit.dead -= open;
             // Which of them were acked the server does not tell.
             let pending = in_flight.min(consumer.num_ack_pending);
             audit.pending += pending;
@@ -106,7 +112,11 @@ pub(crate) async fn audit(
                 continue;
             }
             let identity = identify(function, message, stream, created);
-            if ids.insert(event::hash(&[identity.meta.id.as_bytes()])) {
+            let id = event::hash(&[identity.meta.id.as_bytes()]);
+            if identity.meta.redrive.is_some() && message.sequence > delivered {
+                redriven.insert(id);
+            }
+            if ids.insert(id) {
                 asked.push(Audited {
                     sequence: message.sequence,
                     mark: Mark::new(function.name, &identity.key, &identity.meta, horizon),
@@ -121,7 +131,10 @@ pub(crate) async fn audit(
             audit.accepted += 1;
             match state {
                 Some(MarkState::Applied) => audit.applied += 1,
-                Some(MarkState::Dead) => audit.dead += 1,
+                Some(MarkState::Dead) => {
+                    audit.dead += 1;
+                    dead.insert(event.mark.id);
+                }
                 None if event.sequence > delivered => audit.pending += 1,
                 None if now > event.mark.fence + horizon && event.sequence <= floor => {
                     audit.expired += 1;

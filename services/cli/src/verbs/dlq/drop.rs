@@ -1,6 +1,6 @@
 //! `oncue dlq drop` and `dropped`: a letter is given up only with a name and a reason on record.
 
-use oncue_admin::dead_letters::{self, give_up};
+use oncue_admin::dead_letters::{self, LetterError, give_up};
 use oncue_proto::event;
 use oncue_proto::oncue::v1::DeadLetterDropped;
 use serde_json::json;
@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::exit::{self, Failure};
 use crate::settings::Settings;
 use crate::terminal::confirm;
-use crate::terminal::paint::{BAD, BOLD, NAME, brief, number, say, width};
+use crate::terminal::paint::{BAD, BOLD, NAME, brief, number, remark, say, width};
 use crate::terminal::table::{self, Cell, text};
 use crate::when;
 use crate::who::who;
@@ -44,9 +44,11 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         return Err(Failure::usage("--why must say why"));
     }
     let bus = settings.bus().await?;
-    let chosen = args
-        .selection
-        .choose(&dead_letters::all(&bus).await.map_err(Failure::silent)?)?;
+    let letters = dead_letters::all(&bus).await.map_err(Failure::silent)?;
+    let chosen = args.selection.choose(&letters)?;
+    if chosen.is_empty() {
+        return args.selection.none(&letters, settings, &bus).await;
+    }
     if chosen.len() > 1 {
         confirm::ask(
             &format!("Drop {} letters for good?", chosen.len()),
@@ -54,20 +56,35 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         )?;
     }
     let who = who();
+    let why = args.why.trim();
+    let store = settings.store().await?;
+    let mut dropped = 0;
     // One by one: what was dropped before a failure is on record and stays dropped.
     for letter in &chosen {
-        give_up(letter, args.why.trim(), &who, SOURCE, &bus)
-            .await
-            .map_err(|e| {
-                Failure::failed(format_args!("#{} is still there: {e}", letter.number)).advise(FULL)
-            })?;
+        match give_up(letter, why, &who, SOURCE, &bus, &store).await {
+            Ok(()) => dropped += 1,
+            Err(
+                e @ (LetterError::Gone(_) | LetterError::Applied(_) | LetterError::UnderWay(_)),
+            ) => remark(e),
+            Err(e) => {
+                let number = letter.number;
+                return Err(
+                    Failure::failed(format_args!("#{number} is still there: {e}")).advise(FULL),
+                );
+            }
+        }
     }
     say(format_args!(
         "{} dropped; `oncue dlq dropped` lists them",
-        number(chosen.len() as u64)
+        number(dropped)
     ));
+    // Whoever meant them was told why they were not.
+    if dropped < chosen.len() as u64 {
+        return Ok(exit::FAILED);
+    }
     Ok(exit::OK)
 }
+
 pub async fn list(args: &ListArgs, settings: &Settings) -> Result<u8, Failure> {
     let records = dead_letters::dropped(&settings.bus().await?)
         .await

@@ -35,6 +35,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let payload = payload(&args.data)?;
     let catalog = settings.catalog().await?;
     let bus = settings.bus().await?;
+    let store = settings.store().await?;
     let letters = dead_letters::all(&bus).await.map_err(Failure::silent)?;
     let chosen = args.selection.choose(&letters)?;
     let [letter] = &chosen[..] else {
@@ -58,10 +59,12 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         who: &who,
         source: SOURCE,
     };
-    let sent = resend(letter, &edit, entry, &settings.config.bounds, &bus).await;
+    let sent = resend(letter, &edit, entry, &settings.config.bounds, &bus, &store).await;
     let id = sent.map_err(|e| match e {
         LetterError::Edit(why) => Failure::usage(why),
-        gone @ LetterError::Gone(_) => Failure::failed(gone),
+        gone @ (LetterError::Gone(_) | LetterError::Applied(_) | LetterError::UnderWay(_)) => {
+            Failure::failed(gone)
+        }
         other => Failure::failed(format_args!("#{number}: {other}"))
             .advise("the same command goes on from here; nothing happens twice"),
     })?;

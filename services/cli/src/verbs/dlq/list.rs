@@ -12,6 +12,8 @@ use crate::terminal::paint::{BAD, BOLD, DIM, NAME, brief, remark, say, width};
 use crate::terminal::table::{self, Cell, number, text};
 use crate::when;
 
+use super::target::check_function;
+
 /// Characters of a message where nothing cuts the table: it may quote a whole payload.
 const MAX_MESSAGE: usize = 200;
 
@@ -38,6 +40,11 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         reason: args.reason.clone(),
     };
     let mut letters = dead_letters::all(&bus).await.map_err(Failure::silent)?;
+    if let Some(function) = &args.function
+        && !letters.iter().any(|letter| filter.passes(letter))
+    {
+        check_function(function, &letters, settings, &bus).await?;
+    }
     letters.retain(|letter| filter.passes(letter));
     let now = event::now_ms();
     // Without Redis nobody is known to see to anything.

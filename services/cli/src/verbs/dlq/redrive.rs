@@ -15,10 +15,14 @@ use crate::settings::Settings;
 use crate::terminal::confirm;
 use crate::terminal::paint::{BAD, CHANGED, DIM, GOOD, NAME, progress, remark, say};
 use crate::terminal::table::{self, Cell, number, text};
+use crate::verbs::publish::rate;
 use crate::when;
 
 use super::dry_run;
 use super::target::Selection;
+
+/// Longest wait for outcomes that may be asked for.
+const MAX_WAIT: Duration = Duration::from_hours(24);
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -32,28 +36,30 @@ pub struct Args {
     #[arg(long, requires = "dry_run")]
     allow_network: bool,
     /// Letters a second, after the first of each group.
-    #[arg(long, default_value_t = 10.0, value_name = "R")]
+    #[arg(long, default_value_t = 10.0, value_name = "R", value_parser = rate)]
     rate: f64,
     /// Longest wait for outcomes.
-    #[arg(long, default_value = "60s", value_name = "DURATION", value_parser = when::span)]
+    #[arg(long, default_value = "60s", value_name = "DURATION", value_parser = wait)]
     wait: Duration,
     /// Do not ask.
     #[arg(long, short)]
     yes: bool,
 }
 
-pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
-    if args.rate.is_nan() || args.rate <= 0.0 {
-        return Err(Failure::usage(
-            "--rate is a number of letters per second above zero",
-        ));
+fn wait(text: &str) -> Result<Duration, String> {
+    let wait = when::span(text)?;
+    if wait > MAX_WAIT {
+        return Err("outcomes are waited for a day (24h) at most".to_owned());
     }
+    Ok(wait)
+}
+
+pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let bus = settings.bus().await?;
     let letters = dead_letters::all(&bus).await.map_err(Failure::silent)?;
     let chosen = args.selection.choose(&letters)?;
     if chosen.is_empty() {
-        say("no such dead letters");
-        return Ok(exit::OK);
+        return args.selection.none(&letters, settings, &bus).await;
     }
     if args.dry_run {
         let network = if args.allow_network {
@@ -168,4 +174,15 @@ fn verdict(tallies: &[Tally]) -> u8 {
         return exit::SILENT;
     }
     exit::OK
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_a_day_at_most() {
+        assert_eq!(wait("24h"), Ok(MAX_WAIT));
+        assert!(wait("24h 1s").is_err() && wait("400000000000y").is_err());
+    }
 }

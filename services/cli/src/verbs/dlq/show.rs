@@ -29,13 +29,11 @@ pub struct Args {
 pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let catalog = settings.catalog().await?;
     let bus = settings.bus().await?;
-    let mut chosen = args
-        .selection
-        .choose(&dead_letters::all(&bus).await.map_err(Failure::silent)?)?;
+    let letters = dead_letters::all(&bus).await.map_err(Failure::silent)?;
+    let mut chosen = args.selection.choose(&letters)?;
     // The latest: it tells how things are with the code of now.
     let Some(letter) = chosen.pop() else {
-        say("no such dead letters");
-        return Ok(exit::OK);
+        return args.selection.none(&letters, settings, &bus).await;
     };
     say(page(&letter));
     say(payload(&letter, &bus, &catalog).await);

@@ -2,9 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use oncue_admin::consumers;
 use oncue_admin::dead_letters::{Letter, LetterFilter, meant_by};
+use oncue_core::bus::Bus;
 
-use crate::exit::Failure;
+use crate::exit::{self, Failure};
+use crate::settings::Settings;
+use crate::terminal::paint::say;
 
 #[derive(clap::Args, Debug, Default)]
 pub struct Selection {
@@ -52,6 +56,44 @@ impl Selection {
         });
         Ok(chosen.cloned().collect())
     }
+
+    /// End of a verb for which no letter was chosen. A function that there is none of is a mistake, one without letters is not.
+    pub async fn none(
+        &self,
+        letters: &[Letter],
+        settings: &Settings,
+        bus: &Bus,
+    ) -> Result<u8, Failure> {
+        if let Some(function) = &self.function {
+            check_function(function, letters, settings, bus).await?;
+        }
+        say("there are no such dead letters; nothing was done");
+        Ok(exit::OK)
+    }
+}
+
+/// Refuses a function that neither oncue.toml nor the servers know: no consumer is its, and no letter.
+pub async fn check_function(
+    function: &str,
+    letters: &[Letter],
+    settings: &Settings,
+    bus: &Bus,
+) -> Result<(), Failure> {
+    let consumers = consumers::all(bus).await.map_err(Failure::silent)?;
+    let of_letters = letters.iter().map(|letter| &letter.content.function);
+    let declared = settings.config.functions.keys();
+    let known: BTreeSet<&str> = declared
+        .chain(consumers.keys())
+        .chain(of_letters)
+        .map(String::as_str)
+        .collect();
+    if known.contains(function) {
+        return Ok(());
+    }
+    let names: Vec<&str> = known.into_iter().collect();
+    let app = &settings.config.app;
+    let what = format!("app {app} has no function {function:?}, and no letters of one");
+    Err(Failure::usage(what).advise(format!("it has {}", names.join(", "))))
 }
 
 #[cfg(test)]
@@ -59,7 +101,6 @@ mod tests {
     use oncue_proto::oncue::v1::DeadLetter;
 
     use super::*;
-    use crate::exit;
 
     fn letters() -> Vec<Letter> {
         let letter = |number, function: &str, id: &str, group: &str| Letter {

@@ -4,15 +4,16 @@
 use oncue_admin::AdminError;
 use oncue_admin::consumers;
 use oncue_admin::stores::agreement::{self, Lost};
-use oncue_core::bus::Bus;
 use oncue_core::bus::info::StreamInfo;
 use oncue_core::bus::layout::{self, Mode, Outcome, ScheduleChange, Wanted};
+use oncue_core::bus::{ApiError, Bus};
 use oncue_core::store::Store;
 use serde_json::Value;
 use tokio::net::TcpStream;
 
 use super::monitoring;
 use super::report::{Facts, Finding, REPLY_TIMEOUT, Report};
+use crate::exit;
 use crate::manifests;
 use crate::settings::{Address, Settings};
 use crate::verbs::apply;
@@ -38,10 +39,10 @@ pub async fn all(settings: &Settings) -> (Facts, Vec<Finding>) {
                 nats_bus = Some(bus);
             }
         }
-        Err(e) => report.fix(
-            e.what,
-            "start it with `oncue up`, or name another server with --nats",
-        ),
+        Err(e) => {
+            let usual = "start it with `oncue up`, or name another server with --nats";
+            report.fix(&e.what, exit::remedy(&e.what, usual));
+        }
     }
     if nats_bus.is_some() {
         super::locks::check(settings, &mut report).await;
@@ -49,17 +50,18 @@ pub async fn all(settings: &Settings) -> (Facts, Vec<Finding>) {
     match settings.store().await {
         Ok(store) => {
             if let Err(e) = super::redis::check(settings, &store, &mut facts, &mut report).await {
-                report.fix(e.to_string(), "see the server's own log");
+                let text = e.to_string();
+                report.fix(&text, exit::remedy(&text, "see the server's own log"));
             } else if let Some(bus) = &nats_bus
                 && let Err(e) = agreement(settings, bus, &store, &mut report).await
             {
                 report.fix(e.to_string(), "see the servers' own logs");
             }
         }
-        Err(e) => report.fix(
-            e.what,
-            "start it with `oncue up`, or name another server with --redis",
-        ),
+        Err(e) => {
+            let usual = "start it with `oncue up`, or name another server with --redis";
+            report.fix(&e.what, exit::remedy(&e.what, usual));
+        }
     }
     super::certificates::check(&settings.config, &mut report);
     traces(&mut report).await;
@@ -105,10 +107,13 @@ async fn nats(settings: &Settings, bus: &Bus, facts: &mut Facts, report: &mut Re
             report.good("JetStream is on");
         }
         Err(e) => {
-            report.fix(
-                format!("JetStream cannot be used: {e}"),
-                "start nats-server with JetStream, as deploy/dev/nats.conf does",
-            );
+            let text = if e.code == ApiError::LOCKED_OUT {
+                e.description
+            } else {
+                format!("JetStream cannot be used: {e}")
+            };
+            let usual = "start nats-server with JetStream, as deploy/dev/nats.conf does";
+            report.fix(&text, exit::remedy(&text, usual));
         }
     }
     let varz = match monitoring::varz(settings.config.nats.url.expose()).await {

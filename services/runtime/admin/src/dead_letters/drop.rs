@@ -5,24 +5,40 @@ use oncue_proto::{Event as _, Format};
 use prost::Message as _;
 
 use super::letters::{self, Letter};
+use super::open::{check_alone, check_open};
 use super::{LetterError, envelope, timestamp};
 use crate::AdminError;
 use oncue_core::app::AppName;
 use oncue_core::bus::Bus;
 use oncue_core::bus::layout::DLQ;
-use oncue_core::store::payload_hash;
+use oncue_core::store::{Store, payload_hash};
 use oncue_proto::event::{self, Meta, Origin};
 
 /// Takes a letter out of the stream. The record first: it must not vanish without one. `source` says which program
 /// did it.
 ///
-/// Two round trips. Between them both are there, and a second call makes no second record within the duplicate
-/// window of `dlq`: the record's id is made of the letter.
+/// Two round trips behind those that see whether it still stands for an event that nobody is at. Between them both are there, and
+/// a second call makes no second record within the duplicate window of `dlq`: the record's id is made of the letter.
 ///
 /// # Errors
+/// [`LetterError::Gone`], [`LetterError::Applied`], [`LetterError::UnderWay`]: nothing was given up.
 /// [`LetterError::Record`]: the letter is still there, and so is perhaps the record, if only its ack was lost.
 /// [`LetterError::Delete`]: the record is written and the letter still there.
 pub async fn give_up(
+    letter: &Letter,
+    why: &str,
+    who: &str,
+    source: &str,
+    bus: &Bus,
+    store: &Store,
+) -> Result<(), LetterError> {
+    check_open(letter, bus, store).await?;
+    check_alone(letter, bus).await?;
+    take_away(letter, why, who, source, bus).await
+}
+
+/// [`give_up`] of a letter that was looked at.
+pub(super) async fn take_away(
     letter: &Letter,
     why: &str,
     who: &str,
@@ -70,7 +86,7 @@ pub async fn settled(bus: &Bus) -> Result<Vec<SetAside>, AdminError> {
     let mut settled = Vec::new();
     for message in &found {
         if let Some(Letter { content, .. }) = Letter::read(bus.app(), message) {
-            if !["id_reuse", "unpublishable"].contains(&content.reason.as_str()) {
+            if !says_nothing_of_its_id(&content.reason) {
                 settled.push(SetAside {
                     payload_hash: hash_in(&content),
                     function: content.function,
@@ -81,7 +97,7 @@ pub async fn settled(bus: &Bus) -> Result<Vec<SetAside>, AdminError> {
             }
         } else if message.subject == subject(bus.app())
             && let Ok(dropped) = DeadLetterDropped::decode(&message.payload[..])
-            && !["id_reuse", "unpublishable"].contains(&dropped.reason.as_str())
+            && !says_nothing_of_its_id(&dropped.reason)
         {
             settled.push(SetAside {
                 function: dropped.function,
@@ -93,6 +109,11 @@ pub async fn settled(bus: &Bus) -> Result<Vec<SetAside>, AdminError> {
         }
     }
     Ok(settled)
+}
+
+/// Whether letters of a reason are about an event whose id another one has, or about an output: the mark of the id is not theirs.
+pub(super) fn says_nothing_of_its_id(reason: &str) -> bool {
+    ["id_reuse", "unpublishable"].contains(&reason)
 }
 
 /// Hash of the event in a letter; 0 for what cannot be read, or is too large to be in it.

@@ -3,16 +3,18 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use oncue_core::bus::Bus;
-use oncue_core::bus::layout::DLQ;
 use oncue_core::config::Bounds;
+use oncue_core::store::Store;
 use oncue_proto::event::{self, Incoming, Meta, REDRIVE, RedriveHeader};
 use oncue_proto::oncue::v1::{Envelope, Header};
 use oncue_proto::{CatalogError, Entry, Format};
 use serde_json::Value;
 
+use super::drop::take_away;
 use super::letters::{Letter, message_of};
+use super::open::{check_alone, check_open};
 use super::redrive::check_consumer;
-use super::{LetterError, envelope, give_up};
+use super::{LetterError, envelope};
 
 /// Correction of a letter's event.
 #[derive(Debug, Clone, Copy)]
@@ -32,17 +34,18 @@ pub struct Edit<'e> {
 /// now.
 ///
 /// The id is made of the letter and the payload, so that whoever is interrupted does the same again, and nothing
-/// happens twice. Two round trips more than [`give_up`].
+/// happens twice. Two round trips more than [`give_up`](super::give_up).
 ///
 /// # Errors
 /// [`LetterError::Edit`] for a payload or letter that cannot be, before anything is sent; else those of a redrive and of
-/// [`give_up`].
+/// [`give_up`](super::give_up).
 pub async fn resend(
     letter: &Letter,
     edit: &Edit<'_>,
     entry: &Entry,
     bounds: &Bounds,
     bus: &Bus,
+    store: &Store,
 ) -> Result<String, LetterError> {
     if letter.is_of_output() {
         return Err(LetterError::Output {
@@ -54,17 +57,14 @@ pub async fn resend(
     let payload = corrected(edit, entry, bounds, original.as_ref())?;
     check_consumer(letter, bus).await?;
     // Somebody else may have redriven it while this one wrote.
-    let found = bus.read_message(DLQ, letter.number).await?;
-    let found = found.and_then(|message| Letter::read(bus.app(), &message));
-    if found.is_none_or(|found| found.content.event_id != letter.content.event_id) {
-        return Err(LetterError::Gone(letter.number));
-    }
+    check_open(letter, bus, store).await?;
+    check_alone(letter, bus).await?;
     let made = event(letter, edit, entry, &payload, bus);
     bus.publish(&made.envelope)
         .await
         .map_err(LetterError::Publish)?;
     let why = format!("sent again as {}, edited: {}", made.id, edit.why);
-    give_up(letter, &why, edit.who, edit.source, bus).await?;
+    take_away(letter, &why, edit.who, edit.source, bus).await?;
     Ok(made.id)
 }
 

@@ -15,6 +15,9 @@
 //! Each message has an id by which the server knows a second copy. So whoever is interrupted between the two steps
 //! does the same again, and nothing happens twice.
 //!
+//! Right before each of them the letter is looked at once more: one that is gone, or whose event was applied meanwhile, is left, and one
+//! whose redrive is under way is neither edited nor given up.
+//!
 //! The server knows a second copy within the stream's `duplicate_window`. After that the function's seen-mark does:
 //! it holds the number of the redrive it was made for, and a second event of that number is no work.
 //!
@@ -28,6 +31,7 @@ mod envelope;
 mod fingerprint;
 mod index;
 mod letters;
+mod open;
 mod outcome;
 mod owner;
 mod redrive;
@@ -46,7 +50,7 @@ pub use self::redrive::{Pace, Progress, Tally, redrive, without_outdated};
 use crate::program::ProgramError;
 use oncue_core::bus::{ApiError, BusError, PublishError};
 pub use oncue_core::model::letter::{ms, timestamp};
-use oncue_core::store::Mark;
+use oncue_core::store::{Mark, StoreError};
 use oncue_proto::event::Meta;
 
 /// A letter that could not be tried, given back or given up. It stays where it is.
@@ -70,6 +74,9 @@ pub enum LetterError {
         stream: String,
         source: ApiError,
     },
+    /// NATS does not tell of the consumer, so nothing was sent.
+    #[error(transparent)]
+    Away(ApiError),
     /// As before, of a consumer that was made before there were redrives: its filters lack the subject.
     #[error("the consumer of {function} does not hear {subject}; run `oncue apply`")]
     DeafConsumer { function: String, subject: String },
@@ -88,6 +95,19 @@ pub enum LetterError {
     /// Somebody else has handled it meanwhile; nothing was sent.
     #[error("dead letter #{0} is not there any more; nothing was sent")]
     Gone(u64),
+    /// A redrive has ended well, and nobody came to take the letter away; that is done now.
+    #[error(
+        "the event of dead letter #{0} was applied by a redrive; the letter was left behind and is taken away"
+    )]
+    Applied(u64),
+    /// A redrive of it was sent, and its function has not come to it.
+    #[error(
+        "dead letter #{0} was redriven, and its function has that still before it; see what comes of it first"
+    )]
+    UnderWay(u64),
+    /// Redis is away, slow, or refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The letter cannot be edited like this; a sentence for whoever did.
     #[error("{0}")]
     Edit(String),

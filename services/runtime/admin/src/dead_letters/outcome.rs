@@ -107,7 +107,7 @@ impl OutcomeCounts {
 /// second.
 pub struct Watch<'c> {
     pub(super) bus: Bus,
-    store: Store,
+    pub(super) store: Store,
     config: &'c Config,
     /// Sequence of the first dead letter not looked at.
     next: u64,

@@ -4,14 +4,15 @@
 //! A letter that fails again becomes a new letter, with the number of its redrives one higher. Failing for another
 //! cause than that of its group stops nothing: the cause this redrive is about may well be gone.
 //!
-//! Every letter costs three round trips (its consumer, the event, the deletion), a fourth where it holds no
-//! payload, and a look at the outcomes a second. Nothing is lost by stopping anywhere: what was sent is an event,
+//! Every letter costs five round trips (its consumer, itself and its mark once more, the event, the deletion), a sixth where it holds
+//! no payload, and a look at the outcomes a second. Nothing is lost by stopping anywhere: what was sent is an event,
 //! what was not is a letter.
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::letters::{Letter, LetterGroup};
+use super::open::check_open;
 use super::outcome::{Outcome, OutcomeCounts, Sent, Watch};
 use super::{LetterError, envelope};
 use crate::AdminError;
@@ -129,12 +130,22 @@ pub async fn redrive(
     let mut looked = Instant::now();
     let mut rest = group.letters.iter();
     while let Some(letter) = rest.next() {
-        if let Err(why) = send(letter, &watch.bus, &mut sent, report).await {
-            report(Progress::Remark(format!(
-                "#{}: {why}; it stays where it is",
-                letter.number
-            )));
-            tally.left += 1;
+        if let Err(why) = send(letter, watch, &mut sent, report).await {
+            // By somebody else.
+            let is_done = matches!(why, LetterError::Gone(_) | LetterError::Applied(_));
+            report(Progress::Remark(if is_done {
+                why.to_string()
+            } else {
+                format!("#{}: {why}; it stays where it is", letter.number)
+            }));
+            tally.left += u64::from(!is_done);
+            // The others would be waited for as long.
+            if matches!(
+                why,
+                LetterError::Away(_) | LetterError::Bus(_) | LetterError::Store(_)
+            ) {
+                break;
+            }
             continue;
         }
         let first = sent.len() == 1;
@@ -185,10 +196,11 @@ pub async fn redrive(
 /// Publishes, and deletes the letter only once the stream has the event.
 async fn send(
     letter: &Letter,
-    bus: &Bus,
+    watch: &Watch<'_>,
     sent: &mut Vec<Sent>,
     report: Report<'_>,
 ) -> Result<(), LetterError> {
+    let bus = &watch.bus;
     // An output goes to its own stream, for whoever listens; it is done once that has taken it.
     let is_output = letter.is_of_output();
     let envelope = if is_output {
@@ -198,6 +210,7 @@ async fn send(
         let complete = envelope::complete(bus, &letter.content).await?;
         envelope::redriven(bus.app(), &complete, event::now_ms())
     };
+    check_open(letter, bus, &watch.store).await?;
     let ack = bus.publish(&envelope).await.map_err(LetterError::Publish)?;
     sent.push(Sent {
         letter: letter.clone(),
@@ -222,10 +235,15 @@ pub(super) async fn check_consumer(letter: &Letter, bus: &Bus) -> Result<(), Let
     let stream = &letter.content.stream;
     let function = &letter.content.function;
     let consumer = bus.consumer_info(stream, function).await;
-    let consumer = consumer.map_err(|source| LetterError::NoConsumer {
-        function: function.clone(),
-        stream: stream.clone(),
-        source,
+    let consumer = consumer.map_err(|source| {
+        if !source.is_not_found() {
+            return LetterError::Away(source);
+        }
+        LetterError::NoConsumer {
+            function: function.clone(),
+            stream: stream.clone(),
+            source,
+        }
     })?;
     let subject = event::redrive_subject(stream, &bus.app().consumer(function));
     if consumer.config.filters().any(|filter| filter == subject) {

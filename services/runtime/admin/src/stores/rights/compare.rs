@@ -24,6 +24,8 @@ pub struct Comparison {
     shared: bool,
     /// Roles that were compared in NATS.
     pub in_nats: usize,
+    /// Roles among them that got no answer in time: refused, or NATS is away where these are all.
+    pub silent: usize,
     /// Users that were compared in Redis.
     pub in_redis: usize,
     /// Roles without credentials here, which therefore could not ask NATS.
@@ -89,7 +91,10 @@ impl Comparison {
         match answer {
             Ok(Ok(user)) => self.compare_nats(rights, grant, &user),
             Ok(Err(e)) => self.say(role, format!("NATS does not say what it may: {e}")),
-            Err(_) => self.say(role, "NATS does not let it in".to_owned()),
+            Err(_) => {
+                self.silent += 1;
+                self.say(role, "NATS does not let it in".to_owned());
+            }
         }
     }
 

@@ -283,6 +283,8 @@ impl Store {
                 .arg(name)
                 .ignore();
         }
+        // One that was removed may come back.
+        pipe.cmd("PERSIST").arg(self.keys.marks(name)).ignore();
         Ok(pipe.exec_async(&mut c).await?)
     }
 
@@ -308,9 +310,14 @@ impl Store {
         Ok(note.exec_async(&mut self.connection()).await?)
     }
 
-    /// Forgets a function that is not wanted any more: its registration, its seen-marks, its counts, the hops to it and from
-    /// it, what a recovery gave it.
-    pub async fn forget_function(&self, name: &str) -> Result<(), StoreError> {
+    /// Forgets a function that is not wanted any more: its registration, its counts, the hops to it and from it, what a recovery gave
+    /// it. Its seen-marks stay for `keep`, so that one that comes back meanwhile applies nothing twice to rows that stayed; `None`
+    /// forgets them too.
+    pub async fn forget_function(
+        &self,
+        name: &str,
+        keep: Option<Duration>,
+    ) -> Result<(), StoreError> {
         let mut c = self.connection();
         let known: Option<String> = cmd("HGET")
             .arg(self.keys.of(FUNCTIONS))
@@ -327,7 +334,11 @@ impl Store {
         for hash in [FUNCTIONS, HISTORY, RESTORING] {
             pipe.cmd("HDEL").arg(self.keys.of(hash)).arg(name).ignore();
         }
-        pipe.cmd("UNLINK").arg(self.keys.marks(name)).ignore();
+        let marks = self.keys.marks(name);
+        match keep {
+            Some(keep) => pipe.cmd("EXPIRE").arg(marks).arg(keep.as_secs()).ignore(),
+            None => pipe.cmd("UNLINK").arg(marks).ignore(),
+        };
         let source = format!("/{name}");
         for edge in self.edges().await? {
             if edge.function == name || edge.source == source {

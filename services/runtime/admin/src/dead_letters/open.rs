@@ -1,0 +1,79 @@
+//! Letters as they are found right before something is done with them: a redrive that goes on elsewhere, or that was broken off, may
+//! have seen to one meanwhile, and then nothing is to be done to its event once more.
+
+use oncue_core::bus::layout::DLQ;
+use oncue_core::bus::{Bus, Slice};
+use oncue_core::store::{Mark, MarkState, Store};
+use oncue_proto::event;
+
+use super::drop::says_nothing_of_its_id;
+use super::letters::Letter;
+use super::{LetterError, envelope};
+
+/// Redriven events in one question.
+const AT_ONCE: usize = 256;
+
+/// Refuses a letter that is not there any more, or whose event was applied; that one is taken away.
+///
+/// # Errors
+/// [`LetterError::Gone`], [`LetterError::Applied`], or a server does not answer.
+pub(super) async fn check_open(
+    letter: &Letter,
+    bus: &Bus,
+    store: &Store,
+) -> Result<(), LetterError> {
+    let found = bus.read_message(DLQ, letter.number).await?;
+    let found = found.and_then(|message| Letter::read(bus.app(), &message));
+    let content = &letter.content;
+    if found.is_none_or(|found| found.content.event_id != content.event_id) {
+        return Err(LetterError::Gone(letter.number));
+    }
+    if says_nothing_of_its_id(&content.reason) {
+        return Ok(());
+    }
+    let mark = Mark::of_id(&content.function.as_str().into(), &content.event_id);
+    let states = store.settled(&[mark]).await?;
+    if states.first() != Some(&Some(MarkState::Applied)) {
+        return Ok(());
+    }
+    bus.delete_message(DLQ, letter.number)
+        .await
+        .map_err(LetterError::Delete)?;
+    Err(LetterError::Applied(letter.number))
+}
+
+/// Refuses a letter whose event was redriven, and waits for its function.
+///
+/// # Errors
+/// [`LetterError::UnderWay`], or NATS does not answer.
+pub(super) async fn check_alone(letter: &Letter, bus: &Bus) -> Result<(), LetterError> {
+    let content = &letter.content;
+    let consumer = match bus.consumer_info(&content.stream, &content.function).await {
+        Err(e) if e.is_not_found() => return Ok(()),
+        other => other.map_err(LetterError::Away)?,
+    };
+    let function = bus.app().consumer(&content.function);
+    let subject = event::redrive_subject(&content.stream, &function);
+    let copy = envelope::message_id(bus.app(), "redrive", content, content.redrives + 1);
+    let mut from = consumer.ack_floor.stream_seq + 1;
+    loop {
+        let slice = Slice {
+            from,
+            since: None,
+            subject: &subject,
+            messages: AT_ONCE,
+            bytes: 0,
+        };
+        let found = bus.read_slice(&content.stream, &slice).await?;
+        let Some(last) = found.last() else {
+            return Ok(());
+        };
+        from = last.sequence + 1;
+        let mut ids = found
+            .iter()
+            .filter_map(|message| message.header("Nats-Msg-Id"));
+        if ids.any(|id| id == copy) {
+            return Err(LetterError::UnderWay(letter.number));
+        }
+    }
+}
