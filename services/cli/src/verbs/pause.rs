@@ -107,12 +107,10 @@ async fn change<'a>(
     for function in functions {
         let consumer = &known[function];
         let paused = bus.pause(&consumer.stream, function, until).await;
-        paused.map_err(Failure::silent)?;
-        let info = bus.consumer_info(&consumer.stream, function).await;
         changed.push(PauseChange {
             function,
             was_paused: consumer.info.paused,
-            is_paused: info.map_err(Failure::silent)?.paused,
+            is_paused: paused.map_err(Failure::silent)?,
         });
     }
     Ok(changed)

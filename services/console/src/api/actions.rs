@@ -423,6 +423,7 @@ async fn drop_all(
     job: Option<u64>,
 ) -> Result<(), String> {
     let mut dropped: u64 = 0;
+    let mut passed: Vec<String> = Vec::new();
     for chunk in numbers.chunks(CHUNK) {
         let letters = read(app, chunk).await.map_err(|e| e.to_string())?;
         let deeds: Vec<_> = letters
@@ -431,12 +432,15 @@ async fn drop_all(
             .collect();
         let mut deeds = stream::iter(deeds).buffered(CONCURRENT_DROPS);
         while let Some(deed) = deeds.next().await {
-            if let Err(why) = deed {
-                return Err(format!(
-                    "{dropped} dropped, then failed at {why}; if the stream dlq is full, raise its max_bytes"
-                ));
+            match deed {
+                Ok(()) => dropped += 1,
+                Err(Undropped::Passed(why)) => passed.push(why),
+                Err(Undropped::Broken(why)) => {
+                    return Err(format!(
+                        "{dropped} dropped, then failed at {why}; if the stream dlq is full, raise its max_bytes"
+                    ));
+                }
             }
-            dropped += 1;
         }
         if let Some(id) = job {
             app.jobs.change(id, |job| {
@@ -445,10 +449,25 @@ async fn drop_all(
             });
         }
     }
-    Ok(())
+    match passed.first() {
+        None => Ok(()),
+        Some(first) => Err(format!("{dropped} dropped, {} not: {first}", passed.len())),
+    }
 }
 
-async fn drop_one(app: &App, letter: &Letter, why: &str, who: &Who) -> Result<(), String> {
+/// A letter that was not dropped, and why.
+enum Undropped {
+    /// Somebody else has seen to it, or is at it: the others are not held up.
+    Passed(String),
+    Broken(String),
+}
+
+async fn drop_one(app: &App, letter: &Letter, why: &str, who: &Who) -> Result<(), Undropped> {
     let deed = dead_letters::give_up(letter, why, &who.0, SOURCE, &app.bus, &app.store).await;
-    deed.map_err(|e| format!("#{}: {e}", letter.number))
+    deed.map_err(|e| match e {
+        LetterError::Gone(_) | LetterError::Applied(_) | LetterError::UnderWay(_) => {
+            Undropped::Passed(e.to_string())
+        }
+        other => Undropped::Broken(format!("#{}: {other}", letter.number)),
+    })
 }

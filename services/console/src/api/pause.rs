@@ -58,5 +58,6 @@ async fn change(app: &App, name: &str, until: Option<u64>) -> Result<(), Problem
         ));
     };
     let paused = app.bus.pause(&consumer.stream, name, until).await;
-    paused.map_err(away)
+    paused.map_err(away)?;
+    Ok(())
 }

@@ -32,8 +32,9 @@ pub async fn give_up(
     bus: &Bus,
     store: &Store,
 ) -> Result<(), LetterError> {
-    check_open(letter, bus, store).await?;
+    // In this order: a mark is written before its event is acked.
     check_alone(letter, bus).await?;
+    check_open(letter, bus, store).await?;
     take_away(letter, why, who, source, bus).await
 }
 
@@ -86,7 +87,7 @@ pub async fn settled(bus: &Bus) -> Result<Vec<SetAside>, AdminError> {
     let mut settled = Vec::new();
     for message in &found {
         if let Some(Letter { content, .. }) = Letter::read(bus.app(), message) {
-            if !says_nothing_of_its_id(&content.reason) {
+            if !letters::says_nothing_of_its_id(&content.reason) {
                 settled.push(SetAside {
                     payload_hash: hash_in(&content),
                     function: content.function,
@@ -97,7 +98,7 @@ pub async fn settled(bus: &Bus) -> Result<Vec<SetAside>, AdminError> {
             }
         } else if message.subject == subject(bus.app())
             && let Ok(dropped) = DeadLetterDropped::decode(&message.payload[..])
-            && !says_nothing_of_its_id(&dropped.reason)
+            && !letters::says_nothing_of_its_id(&dropped.reason)
         {
             settled.push(SetAside {
                 function: dropped.function,
@@ -109,11 +110,6 @@ pub async fn settled(bus: &Bus) -> Result<Vec<SetAside>, AdminError> {
         }
     }
     Ok(settled)
-}
-
-/// Whether letters of a reason are about an event whose id another one has, or about an output: the mark of the id is not theirs.
-pub(super) fn says_nothing_of_its_id(reason: &str) -> bool {
-    ["id_reuse", "unpublishable"].contains(&reason)
 }
 
 /// Hash of the event in a letter; 0 for what cannot be read, or is too large to be in it.

@@ -57,8 +57,9 @@ pub async fn resend(
     let payload = corrected(edit, entry, bounds, original.as_ref())?;
     check_consumer(letter, bus).await?;
     // Somebody else may have redriven it while this one wrote.
-    check_open(letter, bus, store).await?;
+    // In this order: a mark is written before its event is acked.
     check_alone(letter, bus).await?;
+    check_open(letter, bus, store).await?;
     let made = event(letter, edit, entry, &payload, bus);
     bus.publish(&made.envelope)
         .await

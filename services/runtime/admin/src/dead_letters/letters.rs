@@ -197,6 +197,11 @@ async fn read_to_end(bus: &Bus, from: u64) -> Result<Vec<StoredMessage>, BusErro
     }
 }
 
+/// Whether letters of a reason are about an event whose id another one has, or about an output: the mark of the id is not theirs.
+pub(super) fn says_nothing_of_its_id(reason: &str) -> bool {
+    ["id_reuse", "unpublishable"].contains(&reason)
+}
+
 /// All letters, oldest first; none where there is no stream of them yet.
 ///
 /// The whole stream in memory: one request for 256 letters, each with the event it holds. For programs that end;

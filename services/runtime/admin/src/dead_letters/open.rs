@@ -6,8 +6,7 @@ use oncue_core::bus::{Bus, Slice};
 use oncue_core::store::{Mark, MarkState, Store};
 use oncue_proto::event;
 
-use super::drop::says_nothing_of_its_id;
-use super::letters::Letter;
+use super::letters::{Letter, says_nothing_of_its_id};
 use super::{LetterError, envelope};
 
 /// Redriven events in one question.

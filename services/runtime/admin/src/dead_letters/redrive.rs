@@ -113,7 +113,7 @@ fn successor<'l>(letter: &Letter, all: &'l [Letter]) -> Option<&'l Letter> {
 /// that is still pending when the wait is over holds nobody back.
 ///
 /// # Errors
-/// Outcomes cannot be read any more. Letters that were sent stay sent.
+/// A server does not answer any more. Letters that were sent stay sent.
 pub async fn redrive(
     group: &LetterGroup<'_>,
     pace: &Pace,
@@ -131,6 +131,13 @@ pub async fn redrive(
     let mut rest = group.letters.iter();
     while let Some(letter) = rest.next() {
         if let Err(why) = send(letter, watch, &mut sent, report).await {
+            // The others would be waited for as long.
+            let why = match why {
+                LetterError::Away(e) => return Err(AdminError::api("letters", e)),
+                LetterError::Bus(e) => return Err(e.into()),
+                LetterError::Store(e) => return Err(e.into()),
+                why => why,
+            };
             // By somebody else.
             let is_done = matches!(why, LetterError::Gone(_) | LetterError::Applied(_));
             report(Progress::Remark(if is_done {
@@ -139,13 +146,6 @@ pub async fn redrive(
                 format!("#{}: {why}; it stays where it is", letter.number)
             }));
             tally.left += u64::from(!is_done);
-            // The others would be waited for as long.
-            if matches!(
-                why,
-                LetterError::Away(_) | LetterError::Bus(_) | LetterError::Store(_)
-            ) {
-                break;
-            }
             continue;
         }
         let first = sent.len() == 1;

@@ -247,7 +247,8 @@ async fn own_streams(bus: &Bus) -> Result<Vec<String>, AdminError> {
             names.push(name);
         }
     }
-    names.sort_by_key(|name| (is_bucket(name), name.clone()));
+    // The one with the schedules behind those that take over from it: none of them has more of it than its copy.
+    names.sort_by_key(|name| (is_bucket(name), name == TIMER, name.clone()));
     Ok(names)
 }
 
@@ -400,7 +401,7 @@ pub async fn restore(
     report: News<'_>,
 ) -> Result<(), BackupError> {
     let there = stream_names(bus).await?;
-    let mut timer = None;
+    let mut timer = Timer::NotSaved;
     let mut taken = Taken::default();
     // The one with the schedules first: it tells what is due. The others go on taking that over once it is known what they have.
     let mut streams: Vec<&SavedStream> = contents.streams.iter().collect();
@@ -413,7 +414,7 @@ pub async fn restore(
             let beside = shared::beside(bus, saved, file).await?;
             if name == TIMER {
                 taken.is_due_in(bus, &beside).await?;
-                timer = Some((*saved, beside));
+                timer = Timer::Beside(saved, beside);
                 continue;
             }
             let messages = shared::merge(bus, &beside, saved, &taken).await?;
@@ -427,17 +428,21 @@ pub async fn restore(
         }
         if name == TIMER {
             taken.is_due_in(bus, TIMER).await?;
+            timer = Timer::Whole(saved);
         } else {
-            taken.look(bus, saved).await?;
+            taken.look(bus, saved, contents.begun).await?;
         }
         report(format!("stream {name}"));
     }
     match timer {
-        Some((saved, beside)) => {
+        Timer::Whole(saved) => taken.clear(bus, saved.snapshot.last()).await?,
+        Timer::Beside(saved, beside) => {
+            // What came since the backup goes, as it does elsewhere.
+            taken.purge_own(bus).await?;
             let messages = shared::merge(bus, &beside, saved, &taken).await?;
             report(beside_others(TIMER, messages));
         }
-        None => taken.clear(bus).await?,
+        Timer::NotSaved => {}
     }
     for saved in streams {
         if saved.snapshot.has_sources() {
@@ -462,6 +467,15 @@ pub async fn restore(
         }
     }
     Ok(())
+}
+
+/// Fate of the saved stream with the schedules.
+enum Timer<'s> {
+    /// Backups of versions before have none, where the app had nothing in it.
+    NotSaved,
+    Whole(&'s SavedStream),
+    /// Put back under another name, to be copied into the one that is there.
+    Beside(&'s SavedStream, String),
 }
 
 fn beside_others(stream: &str, messages: u64) -> String {

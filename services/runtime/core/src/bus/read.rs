@@ -260,7 +260,7 @@ impl Bus {
     }
 
     /// Has the consumer of a function hand out nothing until a moment, Unix milliseconds; from now on again for `None`. What was
-    /// handed out before goes on, and all else waits in the stream.
+    /// handed out before goes on, and all else waits in the stream. Returns whether it is paused then, by the server's clock.
     ///
     /// # Errors
     /// 404 for a function without a consumer on this stream; others as of [`Bus::api`].
@@ -269,14 +269,15 @@ impl Bus {
         stream: &str,
         function: &str,
         until: Option<u64>,
-    ) -> Result<(), ApiError> {
+    ) -> Result<bool, ApiError> {
         let consumer = self.app().consumer(function);
         let body = match until {
             Some(until) => json!({ "pause_until": event::format_time(until) }),
             None => Value::Null,
         };
         let request = format!("CONSUMER.PAUSE.{stream}.{consumer}");
-        self.api(&request, &body).await.map(|_| ())
+        let answer = self.api(&request, &body).await?;
+        Ok(answer["paused"].as_bool().unwrap_or(false))
     }
 }
 

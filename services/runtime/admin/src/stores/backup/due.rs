@@ -11,6 +11,9 @@ use serde_json::json;
 use super::{BackupError, SavedStream};
 use crate::AdminError;
 
+/// Age at which nothing is due any more, milliseconds: nats-server keeps it for [`FIRED_TTL`](oncue_core::bus::layout::FIRED_TTL),
+/// three days, and here is one more.
+const OVER: u64 = 96 * 3600 * 1000;
 /// Messages in one question.
 const AT_ONCE: u64 = 1000;
 /// Header in which nats-server says where a message was taken from: stream, sequence and more.
@@ -39,32 +42,28 @@ impl Taken {
     }
 
     /// Looks through a stream that has just been put back, from its end on: for a domain in which nothing is due there is no need.
+    /// `begun` is the time of the backup, Unix milliseconds.
     ///
     /// # Errors
     /// NATS does not answer.
-    pub async fn look(&mut self, bus: &Bus, saved: &SavedStream) -> Result<(), BackupError> {
+    pub async fn look(
+        &mut self,
+        bus: &Bus,
+        saved: &SavedStream,
+        begun: u64,
+    ) -> Result<(), BackupError> {
         if !saved.snapshot.has_sources() {
             return Ok(());
         }
-        let mut last = 0;
         let is_due = self.due.contains(&saved.name);
         let mut end = if is_due { saved.snapshot.last() + 1 } else { 0 };
-        while end > 1 && last == 0 {
+        let mut found = Looked::default();
+        while end > 1 && found.last == 0 && !found.is_old {
             let from = end.saturating_sub(AT_ONCE).max(1);
-            let slice = Slice {
-                from,
-                since: None,
-                subject: ">",
-                messages: (end - from) as usize,
-                bytes: 0,
-            };
-            let found = bus.read_slice(&saved.name, &slice).await?;
-            let found = found.iter().filter(|message| message.sequence < end);
-            let taken = found.map(|message| sequence_in(message.header(SOURCE)));
-            last = taken.max().unwrap_or(0);
+            found = look_between(bus, &saved.name, from, end, begun).await?;
             end = from;
         }
-        self.last.insert(saved.name.clone(), last);
+        self.last.insert(saved.name.clone(), found.last);
         Ok(())
     }
 
@@ -74,29 +73,83 @@ impl Taken {
         taken.is_some_and(|taken| sequence > *taken)
     }
 
-    /// Clears `timer`, which has just been put back whole, of what these streams have, and of what is due in others: those are put
-    /// back by whoever has them.
+    /// Clears `timer`, which has just been put back whole up to `last`, of what these streams have, and of what is due in others: those
+    /// are put back by whoever has them. What it has fired since stays.
     ///
     /// # Errors
     /// NATS does not answer.
-    pub async fn clear(&self, bus: &Bus) -> Result<(), AdminError> {
-        let due = bus.stream_subjects(TIMER, "timer.due.>").await;
-        let due = due.map_err(|e| AdminError::api(TIMER, e))?;
-        let domains: BTreeSet<&str> = due
-            .keys()
-            .filter_map(|subject| domain_of(subject))
-            .collect();
-        for domain in domains {
-            let mut purge = json!({ "filter": format!("timer.due.{domain}.>") });
-            if let Some(taken) = self.last.get(domain) {
-                // Up to this one, which stays.
-                purge["seq"] = (taken + 1).into();
-            }
-            let purged = bus.api(&format!("STREAM.PURGE.{TIMER}"), &purge).await;
-            purged.map_err(|e| AdminError::api(TIMER, e))?;
+    pub async fn clear(&self, bus: &Bus, last: u64) -> Result<(), AdminError> {
+        for domain in &self.due {
+            let taken = self.last.get(domain).copied().unwrap_or(last).min(last);
+            purge(bus, domain, Some(taken)).await?;
         }
         Ok(())
     }
+
+    /// Clears a `timer` that others use too of what is due in these streams.
+    ///
+    /// # Errors
+    /// NATS does not answer.
+    pub async fn purge_own(&self, bus: &Bus) -> Result<(), AdminError> {
+        for domain in self.last.keys() {
+            purge(bus, domain, None).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Removes what is due in a domain up to a sequence, or all of it.
+async fn purge(bus: &Bus, domain: &str, up_to: Option<u64>) -> Result<(), AdminError> {
+    let mut purge = json!({ "filter": format!("timer.due.{domain}.>") });
+    match up_to {
+        // The server would take a bound of 1 for none.
+        Some(0) => return Ok(()),
+        // The first that stays.
+        Some(last) => purge["seq"] = (last + 1).into(),
+        None => {}
+    }
+    let purged = bus.api(&format!("STREAM.PURGE.{TIMER}"), &purge).await;
+    purged.map_err(|e| AdminError::api(TIMER, e))?;
+    Ok(())
+}
+
+/// Part of a stream that was looked through.
+#[derive(Default)]
+struct Looked {
+    /// Highest sequence of `timer` in it.
+    last: u64,
+    /// Whether it reaches back behind all that can still be due.
+    is_old: bool,
+}
+
+/// Looks at the messages from `from` on, below `end`.
+async fn look_between(
+    bus: &Bus,
+    stream: &str,
+    from: u64,
+    end: u64,
+    begun: u64,
+) -> Result<Looked, BackupError> {
+    let mut found = Looked::default();
+    let mut next = from;
+    // The server ends an answer where it is large enough.
+    while next < end {
+        let slice = Slice {
+            from: next,
+            since: None,
+            subject: ">",
+            messages: (end - next) as usize,
+            bytes: 0,
+        };
+        let messages = bus.read_slice(stream, &slice).await?;
+        let Some(last) = messages.last() else { break };
+        next = last.sequence + 1;
+        for message in messages.iter().filter(|message| message.sequence < end) {
+            found.last = found.last.max(sequence_in(message.header(SOURCE)));
+            found.is_old |= message.time + OVER < begun;
+        }
+    }
+    Ok(found)
 }
 
 /// Lets a stream take over again, which was put back without that.
