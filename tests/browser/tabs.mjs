@@ -25,6 +25,8 @@ export function tabTests(test, shoot) {
     const page = await openPage(browser, crowd.url);
     await login(page, crowd);
     await mapIsThere(page);
+    // A machine that stood still for a moment had a server look away.
+    await until("no alarm", () => page.isHidden("#alarm"));
     await turn(page, "hidden");
     const others = [];
     for (let count = 1; count < TABS; count += 1) {
