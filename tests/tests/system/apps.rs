@@ -190,12 +190,7 @@ async fn backups_of_two_apps_are_put_back_beside_each_other() {
     for is_first_first in [true, false] {
         crate::backup::lose_everything(&cluster, &own).await;
         for is_first in [is_first_first, !is_first_first] {
-            let (code, text) = if is_first {
-                oncue(&cluster, &["restore", &dir("of-first")])
-            } else {
-                shop.oncue(&cluster, &["restore", &dir("of-second")])
-            };
-            assert_eq!(code, 0, "{text}");
+            let text = restore_one(&cluster, &shop, is_first);
             // Only what is its own came, and what was there stayed.
             let there = shared(&own).await;
             let is_whole = is_first != is_first_first;
@@ -337,12 +332,7 @@ async fn due_comes_once(taken_before: usize) {
     for is_first_first in [true, false] {
         crate::backup::lose_everything(&cluster, &bus).await;
         for is_first in [is_first_first, !is_first_first] {
-            let (code, text) = if is_first {
-                oncue(&cluster, &["restore", &dir("of-first")])
-            } else {
-                shop.oncue(&cluster, &["restore", &dir("of-second")])
-            };
-            assert_eq!(code, 0, "{text}");
+            restore_one(&cluster, &shop, is_first);
         }
         assert_eq!(taken(&bus).await, before, "what it had");
         let made = bus.api("STREAM.PURGE.web", &Value::Null).await;
@@ -372,6 +362,19 @@ async fn taken(bus: &Bus) -> Vec<String> {
         .filter_map(|message| message.header("Nats-Stream-Source"));
     let sequences = sources.filter_map(|source| source.split(' ').nth(1));
     sequences.map(str::to_owned).collect()
+}
+
+/// Puts the backup of one of both apps back; returns what was said.
+fn restore_one(cluster: &Cluster, shop: &Second, is_first: bool) -> String {
+    let name = if is_first { "of-first" } else { "of-second" };
+    let dir = cluster.dir.join(name).display().to_string();
+    let (code, text) = if is_first {
+        oncue(cluster, &["restore", &dir])
+    } else {
+        shop.oncue(cluster, &["restore", &dir])
+    };
+    assert_eq!(code, 0, "{text}");
+    text
 }
 
 /// Subjects of the streams that apps share, with their numbers of messages.

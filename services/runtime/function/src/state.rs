@@ -335,12 +335,6 @@ impl<S: State> AnyRow for TypedRow<S> {
             return Ok((Fields::new(), Vec::new()));
         }
         let now = to_fields(&self.kept)?;
-        // Whoever buffers data, as serde does for flattened fields and tagged enums, reads a word and no number.
-        if now.iter().any(|(_, text)| nested::has_word(text)) {
-            from_fields::<S>(&now).map_err(|why| {
-                format!("a number of the row is not finite, and cannot be stored there: {why}")
-            })?;
-        }
         let gone = self
             .read
             .iter()
@@ -348,10 +342,16 @@ impl<S: State> AnyRow for TypedRow<S> {
             .map(|(name, _)| name.clone())
             .collect();
         // A field with the value that was read is not written again.
-        let set = now
+        let set: Fields = now
             .into_iter()
             .filter(|field| self.read.binary_search(field).is_err())
             .collect();
+        // Whoever buffers data, as serde does for flattened fields and tagged enums, reads a word and no number.
+        if set.iter().any(|field| nested::has_word(&field.1)) {
+            from_fields::<S>(&to_fields(&self.kept)?).map_err(|why| {
+                format!("a number of the row is not finite, and cannot be stored there: {why}")
+            })?;
+        }
         Ok((set, gone))
     }
 }
