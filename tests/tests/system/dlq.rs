@@ -552,6 +552,56 @@ async fn a_letter_whose_event_was_redriven_is_neither_edited_nor_given_up() {
     assert_eq!(counted().await, "1");
 }
 
+/// Two looks at a letter are no lock: what goes through both of them, the stream tells apart.
+#[tokio::test]
+async fn of_a_redrive_and_an_edit_at_the_same_moment_one_happens() {
+    let mut cluster = cluster("").await;
+    let (bus, store) = (cluster.bus().await, cluster.store().await);
+    let events = [("/e", "fail-until:2"), ("/r", "fail-until:9")];
+    let events = events.map(|(page, what)| send(&[], told(page, what)));
+    set_aside(&mut cluster, &bus, events.into()).await;
+    let letters = cluster.messages(&bus, "dlq").await;
+    let edit = |number: &str| {
+        let data = r#"{"page":"/edited","visitor":"v"}"#;
+        let args = ["dlq", "edit", number, "--data", data, "--why", "t", "--yes"];
+        oncue(&cluster, &args)
+    };
+
+    // An edit was sent, and whoever redrives has looked at the letter before.
+    let (code, _, err) = edit("1");
+    assert_eq!(code, 0, "{err}");
+    let number = left_behind(&bus, &letters[0]).await;
+    let (code, out, err) = oncue(&cluster, &["dlq", "redrive", &number, "--wait", "0s"]);
+    assert!(
+        code != 0 && err.contains("still before it"),
+        "{code} {out} {err}"
+    );
+    // Whoever edits goes on where he was interrupted.
+    assert_eq!(edit(&number).0, 0);
+
+    // A redrive was sent and its function has failed again, and whoever edits has looked at the letter before.
+    let worker = cluster.start("misbehave").await;
+    let (code, out, err) = oncue(&cluster, &["dlq", "redrive", "2"]);
+    assert!(
+        code != 0 && err.contains("failed again"),
+        "{code} {out} {err}"
+    );
+    let number = left_behind(&bus, &letters[1]).await;
+    let (code, out, err) = edit(&number);
+    assert!(
+        code == 1 && err.contains("still before it"),
+        "{code} {out} {err}"
+    );
+
+    cluster.drained(&bus, "web", "misbehave").await;
+    let mut counted = Vec::new();
+    for page in ["/edited", "/e", "/r"] {
+        counted.push(cluster.field(&store, "tallies", page, "count").await);
+    }
+    assert_eq!(counted, ["1", "", ""]);
+    drop(worker);
+}
+
 #[tokio::test]
 async fn the_payload_of_an_event_too_large_for_its_letter_comes_from_the_stream() {
     let mut cluster = cluster("").await;

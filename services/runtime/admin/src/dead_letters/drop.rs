@@ -33,7 +33,7 @@ pub async fn give_up(
     store: &Store,
 ) -> Result<(), LetterError> {
     // In this order: a mark is written before its event is acked.
-    check_alone(letter, bus).await?;
+    check_alone(letter, None, bus).await?;
     check_open(letter, bus, store).await?;
     take_away(letter, why, who, source, bus).await
 }

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::drop::take_away;
 use super::letters::{Letter, message_of};
-use super::open::{check_alone, check_open};
+use super::open::{check_alone, check_open, check_taken};
 use super::redrive::check_consumer;
 use super::{LetterError, envelope};
 
@@ -34,7 +34,8 @@ pub struct Edit<'e> {
 /// now.
 ///
 /// The id is made of the letter and the payload, so that whoever is interrupted does the same again, and nothing
-/// happens twice. Two round trips more than [`give_up`](super::give_up).
+/// happens twice. As a message it has the id that a redrive of the letter would have: where both are sent at a time, the stream takes
+/// one. Two round trips more than [`give_up`](super::give_up).
 ///
 /// # Errors
 /// [`LetterError::Edit`] for a payload or letter that cannot be, before anything is sent; else those of a redrive and of
@@ -58,12 +59,12 @@ pub async fn resend(
     check_consumer(letter, bus).await?;
     // Somebody else may have redriven it while this one wrote.
     // In this order: a mark is written before its event is acked.
-    check_alone(letter, bus).await?;
-    check_open(letter, bus, store).await?;
     let made = event(letter, edit, entry, &payload, bus);
-    bus.publish(&made.envelope)
-        .await
-        .map_err(LetterError::Publish)?;
+    check_alone(letter, Some(&made.id), bus).await?;
+    check_open(letter, bus, store).await?;
+    let ack = bus.publish(&made.envelope).await;
+    let ack = ack.map_err(LetterError::Publish)?;
+    check_taken(letter, &made.envelope, &ack, bus).await?;
     let why = format!("sent again as {}, edited: {}", made.id, edit.why);
     take_away(letter, &why, edit.who, edit.source, bus).await?;
     Ok(made.id)
@@ -165,6 +166,11 @@ fn event(
     };
     let order = serde_json::json!(order).to_string();
     let mut headers = event::envelope_headers(&meta, &payload.key, Format::Protobuf);
+    headers.retain(|header| header.name != "Nats-Msg-Id");
+    headers.push(Header {
+        name: "Nats-Msg-Id".to_owned(),
+        value: envelope::redrive_id(bus.app(), inner),
+    });
     headers.push(Header {
         name: REDRIVE.to_owned(),
         value: event::percent_encode(&order).into_owned(),

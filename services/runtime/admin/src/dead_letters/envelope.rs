@@ -58,7 +58,7 @@ pub fn redriven(app: &AppName, letter: &DeadLetter, now: u64) -> Envelope {
     let mut headers: Vec<Header> = kept.filter(|header| !is_ours(&header.name)).collect();
     headers.push(Header {
         name: "Nats-Msg-Id".to_owned(),
-        value: message_id(app, "redrive", letter, number),
+        value: redrive_id(app, letter),
     });
     headers.push(Header {
         name: REDRIVE.to_owned(),
@@ -75,6 +75,11 @@ pub fn redriven(app: &AppName, letter: &DeadLetter, now: u64) -> Envelope {
 fn is_ours(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     name.starts_with("nats-") || name == REDRIVE.to_ascii_lowercase()
+}
+
+/// Message id of the next redrive of a letter, or of what is sent in its place: the stream takes one of them.
+pub fn redrive_id(app: &AppName, letter: &DeadLetter) -> String {
+    message_id(app, "redrive", letter, letter.redrives + 1)
 }
 
 /// Message id of a deed, by which the server knows a second copy: one and the same however often, and by however

@@ -16,7 +16,8 @@
 //! does the same again, and nothing happens twice.
 //!
 //! Right before each of them the letter is looked at once more: one that is gone, or whose event was applied meanwhile, is left, and one
-//! whose redrive is under way is neither edited nor given up.
+//! whose redrive is under way is neither edited nor given up. What goes through that look at the same moment has one message id, so
+//! that the stream takes one of a redrive and an edit, and whoever sent the other is told.
 //!
 //! The server knows a second copy within the stream's `duplicate_window`. After that the function's seen-mark does:
 //! it holds the number of the redrive it was made for, and a second event of that number is no work.

@@ -2,9 +2,10 @@
 //! have seen to one meanwhile, and then nothing is to be done to its event once more.
 
 use oncue_core::bus::layout::DLQ;
-use oncue_core::bus::{Bus, Slice};
+use oncue_core::bus::{Bus, PubAck, Slice};
 use oncue_core::store::{Mark, MarkState, Store};
-use oncue_proto::event;
+use oncue_proto::event::{self, REDRIVE, RedriveHeader};
+use oncue_proto::oncue::v1::Envelope;
 
 use super::letters::{Letter, says_nothing_of_its_id};
 use super::{LetterError, envelope};
@@ -41,11 +42,16 @@ pub(super) async fn check_open(
     Err(LetterError::Applied(letter.number))
 }
 
-/// Refuses a letter whose event was redriven, and waits for its function.
+/// Refuses a letter whose event was redriven, and waits for its function. `own` is the id of an event in its place that may wait
+/// there.
 ///
 /// # Errors
 /// [`LetterError::UnderWay`], or NATS does not answer.
-pub(super) async fn check_alone(letter: &Letter, bus: &Bus) -> Result<(), LetterError> {
+pub(super) async fn check_alone(
+    letter: &Letter,
+    own: Option<&str>,
+    bus: &Bus,
+) -> Result<(), LetterError> {
     let content = &letter.content;
     let consumer = match bus.consumer_info(&content.stream, &content.function).await {
         Err(e) if e.is_not_found() => return Ok(()),
@@ -53,7 +59,7 @@ pub(super) async fn check_alone(letter: &Letter, bus: &Bus) -> Result<(), Letter
     };
     let function = bus.app().consumer(&content.function);
     let subject = event::redrive_subject(&content.stream, &function);
-    let copy = envelope::message_id(bus.app(), "redrive", content, content.redrives + 1);
+    let copy = envelope::redrive_id(bus.app(), content);
     let mut from = consumer.ack_floor.stream_seq + 1;
     loop {
         let slice = Slice {
@@ -68,11 +74,44 @@ pub(super) async fn check_alone(letter: &Letter, bus: &Bus) -> Result<(), Letter
             return Ok(());
         };
         from = last.sequence + 1;
-        let mut ids = found
+        let mut copies = found
             .iter()
-            .filter_map(|message| message.header("Nats-Msg-Id"));
-        if ids.any(|id| id == copy) {
+            .filter(|message| message.header("Nats-Msg-Id").is_some_and(|id| id == copy));
+        let is_foreign = |id: Option<String>| own.is_none() || id.as_deref() != own;
+        if copies.any(|message| is_foreign(event_id(message.header(REDRIVE)))) {
             return Err(LetterError::UnderWay(letter.number));
         }
     }
+}
+
+/// Refuses what the stream took for a copy and is none: redrives and edits of a letter have one message id, so of those that are sent
+/// at the same moment, or within the stream's `duplicate_window`, it takes the first.
+///
+/// # Errors
+/// [`LetterError::UnderWay`], or NATS does not answer.
+pub(super) async fn check_taken(
+    letter: &Letter,
+    sent: &Envelope,
+    ack: &PubAck,
+    bus: &Bus,
+) -> Result<(), LetterError> {
+    if !ack.duplicate {
+        return Ok(());
+    }
+    let order = sent.headers.iter().find(|header| header.name == REDRIVE);
+    let id = event_id(order.map(|header| header.value.as_str()));
+    let first = bus.read_message(&ack.stream, ack.sequence).await?;
+    let is_copy = first.is_some_and(|first| {
+        event_id(first.header(REDRIVE)) == id && first.payload == sent.payload
+    });
+    if is_copy {
+        return Ok(());
+    }
+    Err(LetterError::UnderWay(letter.number))
+}
+
+/// Event that the header of a redrive tells of.
+fn event_id(header: Option<&str>) -> Option<String> {
+    let order: RedriveHeader = serde_json::from_str(&event::percent_decode(header?)?).ok()?;
+    Some(order.id)
 }

@@ -12,7 +12,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::letters::{Letter, LetterGroup};
-use super::open::check_open;
+use super::open::{check_open, check_taken};
 use super::outcome::{Outcome, OutcomeCounts, Sent, Watch};
 use super::{LetterError, envelope};
 use crate::AdminError;
@@ -212,6 +212,9 @@ async fn send(
     };
     check_open(letter, bus, &watch.store).await?;
     let ack = bus.publish(&envelope).await.map_err(LetterError::Publish)?;
+    if !is_output {
+        check_taken(letter, &envelope, &ack, bus).await?;
+    }
     sent.push(Sent {
         letter: letter.clone(),
         ack,
