@@ -30,18 +30,23 @@ up: install ## Run everything on this machine; Ctrl-C stops it all. PROFILE=dura
 
 # One more than there are cores: most of the time a test waits for something.
 TESTS_AT_A_TIME = $$(( $$(getconf _NPROCESSORS_ONLN) + 1 ))
+# What tests could not try here, and why.
+SKIPPED := $(abspath $(BIN))/tmp/skipped
 test: install ## Run every test, with real servers and real programs
 	@deploy/install.sh python
 	@deploy/install.sh typescript
 	cargo build --locked --workspace $(FAULTY:%=--bin %) --features oncue-tests/failpoints
 	@mkdir -p $(BIN)/debug/failpoints && cp $(FAULTY:%=$(BIN)/debug/%) $(BIN)/debug/failpoints/
 	cargo build --locked --workspace --bins
-	@if cargo nextest --version >/dev/null 2>&1; then \
+	@mkdir -p $(BIN)/tmp && rm -f $(SKIPPED)
+	@export ONCUE_TESTS_SKIPPED=$(SKIPPED); \
+	if cargo nextest --version >/dev/null 2>&1; then \
 		echo cargo nextest run --workspace && cargo nextest run --locked --workspace --no-fail-fast --test-threads $(TESTS_AT_A_TIME) && \
 		echo cargo test --doc && cargo test --locked --workspace --doc -q; \
 	else \
 		echo cargo test --workspace && cargo test --locked --workspace; \
-	fi
+	fi; code=$$?; \
+	if [ -s $(SKIPPED) ]; then sort -u $(SKIPPED) | sed 's/^/skipped: /'; fi; exit $$code
 
 chaos: install ## Harm servers, workers and lines for MINUTES=10 and account for every event. Options: ARGS="--row K-2 --cuts 20"
 	@deploy/install.sh python

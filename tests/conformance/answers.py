@@ -44,7 +44,9 @@ def answer(asked: Any, case: Case, context: Context) -> Any:
             return [Answered(key=asked.key, text=text) for text in "123"]
         case "later":
             return Delayed(Answered(key=asked.key, text=asked.text), timedelta(milliseconds=500))
-        case "row" | "fail-once":
+        case "row" | "after" | "fail-once":
+            if asked.what == "after" and not case.count:
+                raise reject("told to reject")
             if asked.what == "fail-once" and context.attempt == 1:
                 raise OSError("not yet")
             write(asked, case)

@@ -42,7 +42,9 @@ function answer(asked: Asked, row: RowOf<typeof cases>, context: Context) {
     case "later":
       return delayed(create(AnsweredSchema, { key, text }), 500);
     case "row":
+    case "after":
     case "fail-once":
+      if (asked.what === "after" && row.count === 0) throw reject("told to reject");
       if (asked.what === "fail-once" && context.attempt === 1) throw new Error("not yet");
       write(asked, row);
       return;

@@ -27,7 +27,9 @@ def conform(asked: dict[str, Any], row: dict[str, Any], attempt: int) -> dict[st
         return {"row": written(asked, row)}
     if what == "fail-once":
         raise OSError("not yet")
-    if what == "reject":
+    if what == "after" and row.get("count"):
+        return {"row": written(asked, row)}
+    if what in ("reject", "after"):
         raise Rejected("told to reject")
     if what in ("fail", "spoil"):
         raise OSError("told to fail")

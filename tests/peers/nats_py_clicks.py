@@ -22,10 +22,11 @@ async def main() -> None:
     jetstream = client.jetstream(publish_async_max_pending=OVERLAP * BATCH)
     redis = Redis.from_url(os.environ["ONCUE_REDIS_URL"], decode_responses=True)
     count = redis.register_script((Path(__file__).parent / "count.lua").read_text())
-    subscription = await jetstream.pull_subscribe_bind(CONSUMER, "web")
     print('{"message":"ready"}', flush=True)
 
     async def one() -> None:
+        # One each: two fetches on one subscription take each other's messages, and wait for them until their time is over.
+        subscription = await jetstream.pull_subscribe_bind(CONSUMER, "web")
         while True:
             try:
                 batch = await subscription.fetch(BATCH, timeout=5)

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use oncue_core::model::flow::{Edge, Flow, Registered};
 use oncue_core::store::{
-    Committed, Keys, Mark, MarkState, Read, ReadResult, Run, StateValue, StepUpdate, Store,
-    StoreError, StoredOutputs, StreamPosition, Unpublished,
+    Committed, Keys, Mark, MarkState, Read, ReadResult, Run, RunStart, StateValue, StepUpdate,
+    Store, StoreError, StoredOutputs, StreamPosition, Unpublished,
 };
 use oncue_proto::event::Meta;
 
@@ -57,10 +57,20 @@ impl AnyStore {
         }
     }
 
+    /// Counts a new run for each event.
     pub async fn started(&self, marks: &[Mark]) -> Result<Vec<u32>, StoreError> {
         match self {
-            Self::Redis(store) => store.started(marks).await,
-            Self::Map(store) => Ok(store.started(marks)),
+            Self::Redis(store) => {
+                let runs = marks.iter().map(|mark| RunStart {
+                    mark: mark.clone(),
+                    number: fastrand::u64(..),
+                    message: 1,
+                    only_first: false,
+                });
+                let counts = store.started(&runs.collect::<Vec<_>>()).await?;
+                Ok(counts.iter().map(|count| count.begun).collect())
+            }
+            Self::Map(store) => Ok(marks.iter().map(|mark| store.started(mark)).collect()),
         }
     }
 

@@ -9,7 +9,7 @@ mod provide;
 use parking_lot::Mutex;
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::panic::AssertUnwindSafe;
@@ -33,6 +33,18 @@ pub use self::process::{Process, children, descendants, send};
 
 /// Longest wait for anything; a generous limit against hanging, not an expectation.
 const WAIT_LIMIT: Duration = Duration::from_mins(1);
+
+/// Said by a server once it listens. Redis may still have to load its data then.
+const NATS_READY: &str = "Server is ready";
+const REDIS_READY: &str = "Server initialized";
+
+/// Name of a test's folder, before the number of its process.
+const FOLDER: &str = "oncue-test-";
+/// Age from which the folder of a test that is no more is removed: somebody may still look into a younger one.
+const LEFT_OVER: Duration = Duration::from_hours(1);
+
+/// JetStream's code for a sequence that has no message.
+const NO_MESSAGE: u64 = 10_037;
 
 /// Limits that let a test see redelivery within seconds.
 pub const QUICK_REDELIVERY: &str = "ack_wait = \"2s\"";
@@ -105,15 +117,19 @@ impl Cluster {
         };
         let config = format!("{proto}{config}");
         std::fs::write(dir.join("oncue.toml"), named(&config)).expect("oncue.toml");
-        let nats_port = servers
-            .nodes
-            .first()
-            .map_or_else(free_port, |node| node.port);
-        let redis_port = free_port();
-        let nats = start_nats(&dir, nats_port, &servers);
-        let redis = start_redis(&dir, redis_port, &servers);
-        wait_for_port(nats_port).await;
-        wait_for_port(redis_port).await;
+        let nats = async {
+            match servers.nodes.first() {
+                // Its peers know its port.
+                Some(node) => {
+                    let nats = node.start(&dir);
+                    nats.wait_for_line(NATS_READY).await;
+                    (node.port, nats)
+                }
+                None => on_a_free_port(NATS_READY, |port| start_nats(&dir, port, &servers)).await,
+            }
+        };
+        let redis = on_a_free_port(REDIS_READY, |port| start_redis(&dir, port, &servers));
+        let ((nats_port, nats), (redis_port, redis)) = tokio::join!(nats, redis);
         let env = [
             ("ONCUE_NATS_URL", nats_url(nats_port, &servers.nodes)),
             ("ONCUE_REDIS_URL", format!("redis://127.0.0.1:{redis_port}")),
@@ -460,7 +476,8 @@ impl Cluster {
     pub async fn messages(&self, bus: &Bus, stream: &str) -> Vec<Stored> {
         let state = bus.stream_info(stream).await.expect("stream info").state;
         let mut stored = Vec::new();
-        for sequence in state.first_seq..=state.last_seq {
+        // A stream that never had a message begins at 0, which is no sequence.
+        for sequence in state.first_seq.max(1)..=state.last_seq {
             stored.extend(self.message(bus, stream, sequence).await);
         }
         stored
@@ -469,16 +486,27 @@ impl Cluster {
     /// Message at a sequence; `None` where there is none.
     pub async fn message(&self, bus: &Bus, stream: &str, sequence: u64) -> Option<Stored> {
         let question = serde_json::json!({ "seq": sequence });
-        let answer = bus
-            .api(&format!("STREAM.MSG.GET.{stream}"), &question)
-            .await;
-        Some(Stored::read(&answer.ok()?["message"]))
+        answered(&format!("message {sequence} of {stream}"), async || {
+            let answer = bus
+                .api(&format!("STREAM.MSG.GET.{stream}"), &question)
+                .await;
+            match answer {
+                Ok(answer) => Ok(Some(Stored::read(&answer["message"]))),
+                Err(e) if e.err_code == NO_MESSAGE => Ok(None),
+                Err(e) => Err(e),
+            }
+        })
+        .await
     }
 
-    /// How many messages a stream holds.
+    /// Messages that a stream holds. A stream that is not there is none that is empty.
     pub async fn count(&self, bus: &Bus, stream: &str) -> u64 {
-        let info = bus.stream_info(stream).await;
-        info.map_or(0, |info| info.state.messages)
+        answered(&format!("the stream {stream}"), async || {
+            bus.stream_info(stream).await
+        })
+        .await
+        .state
+        .messages
     }
 
     /// Waits until a consumer has nothing pending and nothing in flight.
@@ -500,10 +528,13 @@ impl Cluster {
 
     /// All fields of a state row.
     pub async fn row(&self, store: &Store, table: &str, key: &str) -> HashMap<String, String> {
-        let Ok(Some(StateValue::Row(row))) = store.show(table, key).await else {
-            return HashMap::new();
+        let what = format!("the row {key} of {table}");
+        let fields = match answered(&what, async || store.show(table, key).await).await {
+            Some(StateValue::Row(row)) => row.fields,
+            Some(_) => panic!("{what} is no row"),
+            None => return HashMap::new(),
         };
-        row.fields
+        fields
             .into_iter()
             .map(|(name, value)| (name, String::from_utf8_lossy(&value).into_owned()))
             .collect()
@@ -512,13 +543,13 @@ impl Cluster {
     /// Starts the NATS server again on its old data.
     pub async fn restart_nats(&mut self) {
         self.nats = start_nats(&self.dir, self.nats_port, &self.servers);
-        wait_for_port(self.nats_port).await;
+        self.nats.wait_for_line(NATS_READY).await;
     }
 
     /// Starts the Redis server again on its old data.
     pub async fn restart_redis(&mut self) {
         self.redis = start_redis(&self.dir, self.redis_port, &self.servers);
-        wait_for_port(self.redis_port).await;
+        self.redis.wait_for_line(REDIS_READY).await;
     }
 }
 
@@ -540,12 +571,32 @@ fn new_folder() -> PathBuf {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     loop {
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("oncue-test-{}-{count}", std::process::id());
+        if count == 0 {
+            sweep();
+        }
+        let name = format!("{FOLDER}{}-{count}", std::process::id());
         let dir = std::env::temp_dir().join(name);
         match std::fs::create_dir(&dir) {
             Ok(()) => return dir,
             Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
             Err(e) => panic!("a directory for the test: {e}"),
+        }
+    }
+}
+
+/// Removes the folders of tests that failed, or were killed, long ago.
+fn sweep() {
+    let folders = std::fs::read_dir(std::env::temp_dir());
+    for folder in folders.into_iter().flatten().flatten() {
+        let name = folder.file_name();
+        let test = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(FOLDER)?.split('-').next());
+        let is_dead = test.is_some_and(|pid| !Path::new("/proc").join(pid).exists());
+        let changed = folder.metadata().and_then(|folder| folder.modified());
+        let age = changed.ok().and_then(|changed| changed.elapsed().ok());
+        if is_dead && age.is_some_and(|age| age > LEFT_OVER) {
+            let _ = std::fs::remove_dir_all(folder.path());
         }
     }
 }
@@ -557,6 +608,24 @@ fn nats_url(port: u16, nodes: &[Node]) -> String {
         .map(|port| format!("nats://127.0.0.1:{port}"))
         .collect();
     urls.join(",")
+}
+
+/// A server on a port of its own, once it listens. Somebody else may take a port between the moment it was found free and
+/// the server's start: then it gets another one, and its clients never talk to that somebody.
+async fn on_a_free_port(ready: &str, start: impl Fn(u16) -> Process) -> (u16, Process) {
+    loop {
+        let port = free_port();
+        let server = start(port);
+        if server.says(ready).await {
+            return (port, server);
+        }
+        let log = server.log();
+        assert!(
+            log.to_lowercase().contains("address already in use"),
+            "{} does not start:\n{log}",
+            server.name
+        );
+    }
 }
 
 fn start_nats(dir: &Path, port: u16, servers: &Servers) -> Process {
@@ -699,7 +768,107 @@ pub async fn until<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T 
     }
 }
 
+/// Answer of a server. One that is only just being started again is asked again; what is refused for longer is no absence.
+async fn answered<T, E: Display>(what: &str, mut ask: impl AsyncFnMut() -> Result<T, E>) -> T {
+    let start = Instant::now();
+    loop {
+        match ask().await {
+            Ok(answer) => return answer,
+            Err(e) => assert!(
+                start.elapsed() < WAIT_LIMIT,
+                "asked for {WAIT_LIMIT:?} in vain: {what}: {e}"
+            ),
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+}
+
 /// Asks again and again until it is so.
 pub async fn wait_for(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     until(what, async || is_so().await.then_some(())).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::fs::File;
+    use std::time::SystemTime;
+
+    use oncue_core::store::Keys;
+
+    use super::*;
+
+    /// A server that cannot answer just now is asked again: an error is no empty answer.
+    #[tokio::test]
+    async fn what_cannot_be_asked_is_not_absent() {
+        let mut cluster = Cluster::new("").await;
+        let (bus, store) = (cluster.bus().await, cluster.store().await);
+        let key = Keys::default().row("tallies", "/a");
+        cluster.redis_ok(&["HSET", &key, "count", "1"]);
+        assert_eq!(cluster.field(&store, "tallies", "/none", "count").await, "");
+        cluster.redis.kill();
+        let port = cluster.redis_port;
+        let (count, redis) = tokio::join!(cluster.field(&store, "tallies", "/a", "count"), async {
+            start_redis(&cluster.dir, port, &cluster.servers)
+        });
+        assert_eq!(count, "1");
+        cluster.redis = redis;
+
+        let late = serde_json::json!({ "name": "late", "subjects": ["late"] });
+        let (count, made) = tokio::join!(
+            cluster.count(&bus, "late"),
+            bus.api("STREAM.CREATE.late", &late)
+        );
+        assert_eq!((count, made.is_ok()), (0, true));
+        assert!(cluster.message(&bus, "late", 1).await.is_none());
+    }
+
+    /// A port that somebody else took in the meantime is given up, and so is their server.
+    #[tokio::test]
+    async fn a_server_whose_port_is_taken_starts_on_another() {
+        let dir = new_folder();
+        let servers = Servers::default();
+        let nats = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let redis = TcpListener::bind("127.0.0.1:0").expect("a port");
+        for (ready, taken) in [(NATS_READY, &nats), (REDIS_READY, &redis)] {
+            let taken = taken.local_addr().expect("an address").port();
+            let starts = Cell::new(0);
+            let (port, mut server) = on_a_free_port(ready, |port| {
+                starts.set(starts.get() + 1);
+                let port = if starts.get() == 1 { taken } else { port };
+                if ready == NATS_READY {
+                    start_nats(&dir, port, &servers)
+                } else {
+                    start_redis(&dir, port, &servers)
+                }
+            })
+            .await;
+            assert_eq!(starts.get(), 2);
+            assert!(port != taken && server.is_alive());
+        }
+        std::fs::remove_dir_all(dir).expect("removed");
+    }
+
+    #[test]
+    fn old_folders_of_dead_tests_are_swept() {
+        let old = SystemTime::now() - 2 * LEFT_OVER;
+        let mut dead = Command::new("true").spawn().expect("true runs");
+        dead.wait().expect("ended");
+        let folder = |pid: u32, n: u32| {
+            let folder = std::env::temp_dir().join(format!("{FOLDER}{pid}-sweep-{n}"));
+            std::fs::create_dir_all(&folder).expect("a folder");
+            folder
+        };
+        let (left, young) = (folder(dead.id(), 1), folder(dead.id(), 2));
+        let ours = folder(std::process::id(), 1);
+        for folder in [&left, &ours] {
+            let opened = File::open(folder).expect("opened");
+            opened.set_modified(old).expect("a time");
+        }
+        sweep();
+        assert!(!left.exists() && young.exists() && ours.exists());
+        for folder in [young, ours] {
+            std::fs::remove_dir(folder).expect("removed");
+        }
+    }
 }

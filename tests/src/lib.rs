@@ -8,6 +8,7 @@ pub mod events;
 pub mod collector;
 pub mod pictures;
 pub mod any_store;
+pub mod skip;
 pub mod fuzz;
 pub mod chaos;
 pub mod bench;

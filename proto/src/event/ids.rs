@@ -115,8 +115,8 @@ fn short_hash(parts: &[&[u8]]) -> String {
     URL_SAFE_NO_PAD.encode(hash(parts))
 }
 
-/// Secret of an app, from which the ids of outputs and dead letters are made, so that no client can know one
-/// before it is used. 32 random bytes, kept in both servers.
+/// Secret of an app, from which the ids of outputs and dead letters are made, and those of what comes from a sender that is known,
+/// so that no client can know one before it is used. 32 random bytes, kept in both servers.
 #[derive(Clone)]
 pub struct IdSecret {
     bytes: [u8; Self::LEN],
@@ -183,6 +183,23 @@ impl IdSecret {
             &redrives.to_be_bytes(),
         ]);
         URL_SAFE_NO_PAD.encode(hash)
+    }
+
+    /// Id of what a `client` sends under an idempotency key: the same whenever it uses the key, and nobody else's.
+    pub fn client_id(&self, client: &str, key: &str) -> String {
+        URL_SAFE_NO_PAD.encode(self.hash(&[b"client", client.as_bytes(), key.as_bytes()]))
+    }
+
+    /// Id of the event that a `delivery` to a webhook becomes: both names, with a tag that nobody else can make; without that of
+    /// the delivery where all would be longer than [`MAX_ID`].
+    pub fn delivery_id(&self, webhook: &str, delivery: &str) -> String {
+        let hash = self.hash(&[b"delivery", webhook.as_bytes(), delivery.as_bytes()]);
+        let tag = URL_SAFE_NO_PAD.encode(hash);
+        let whole = format!("{webhook}:{delivery}:{tag}");
+        if whole.len() > MAX_ID {
+            return format!("{webhook}:{tag}");
+        }
+        whole
     }
 
     /// [`hash`] with the secret in front.

@@ -10,6 +10,7 @@ mod manifests;
 mod services;
 mod settings;
 mod terminal;
+mod trial;
 mod when;
 mod who;
 

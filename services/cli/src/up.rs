@@ -53,7 +53,7 @@ use crate::settings::Settings;
 use crate::terminal::paint::{BOLD, DIM, paint};
 use crate::verbs::apply::{self, ChangeAction, Layout};
 use crate::verbs::health;
-use crate::{http, manifests};
+use crate::{http, manifests, trial};
 
 use self::account::GLOBAL;
 use self::autoscaler::{Autoscaler, Pools};
@@ -61,8 +61,8 @@ use self::lock::Lock;
 use self::log::LogPrinter;
 use self::pool::{Pool, Worker};
 use self::process::ProcessStatus;
-pub use self::programs::TRACK;
 use self::programs::{CONSOLE, GATEWAY, Traces, VIEWER, traces};
+pub use self::programs::{TRACK, Viewer};
 use self::restart::Credentials;
 use self::servers::{Server, Start};
 use self::supervisor::Supervisor;
@@ -324,7 +324,9 @@ impl Launch {
                     &bus,
                     &pools,
                     &id,
-                    async |functions| self.let_in(functions, &pools, &bus, &store).await,
+                    async |functions, anyway| {
+                        self.let_in(functions, anyway, &pools, &bus, &store).await
+                    },
                     async |credentials| {
                         self.renew_rights(credentials, nats.as_deref(), &bus, &store)
                             .await
@@ -357,7 +359,7 @@ impl Launch {
     async fn start<'s>(&self, supervisor: &'s Supervisor) -> Result<Running<'s>, Failure> {
         let settings = &self.settings;
         // First, so that the first spans find a taker; nobody waits for it.
-        if let Traces::Start = &self.plan.traces {
+        if let Traces::Start(_) = &self.plan.traces {
             supervisor.viewer.run(programs::viewer(settings)?);
         }
         let StartedServers { nats, contracts } = self.start_servers(supervisor).await?;
@@ -458,11 +460,12 @@ impl Launch {
         self.nats.get().is_some_and(|nats| nats.has_lost_nothing)
     }
 
-    /// Lets programs in as they lie there now, by `oncue.toml` as it is now: the named ones, or all. Returns what was changed, a line
-    /// each.
+    /// Lets programs in as they lie there now, by `oncue.toml` as it is now: the named ones, or all. Those that cannot read samples of
+    /// what is there only come in `anyway`. Returns what was changed, a line each.
     async fn let_in(
         &self,
         functions: &[String],
+        anyway: bool,
         pools: &Pools,
         bus: &Bus,
         store: &Store,
@@ -501,6 +504,9 @@ impl Launch {
             changed = made.map_err(|e| {
                 e.advise("`oncue check` says more; all processes run on as they were")
             })?;
+            if mode == Mode::Look && !anyway {
+                trial::refuse_unreadable(&settings, functions).await?;
+            }
         }
         for manifest in &manifests {
             if !functions.is_empty() && !functions.contains(&manifest.name) {
@@ -759,7 +765,7 @@ async fn plan(args: &Args, settings: &Settings) -> Result<Plan, Failure> {
     Ok(Plan {
         nats: nats?,
         redis: redis?,
-        traces: traces(settings),
+        traces: traces(settings)?,
     })
 }
 

@@ -16,6 +16,7 @@ use std::time::Duration;
 use futures_util::future::{join_all, try_join_all};
 use oncue_admin::functions::Overview;
 use oncue_admin::{AdminError, consumers, dead_letters, program, services};
+use oncue_core::agreement::{self, LostStream};
 use oncue_core::model::manifest::Manifest;
 use oncue_proto::event;
 use tokio::time::{Instant, timeout};
@@ -34,7 +35,8 @@ const REPLY_GAP: Duration = Duration::from_millis(150);
 /// Looks between two questions for manifests.
 /// They change seldom: a new worker is asked at once.
 const LOOKS_PER_MANIFESTS: u64 = 30;
-/// Between two questions for what takes a request a function: dead letters, oldest events, counts in Redis.
+/// Between two questions for what takes a request a function or a stream: dead letters, oldest events, counts in Redis, and
+/// whether NATS still has what Redis remembers.
 const DETAIL_INTERVAL: Duration = Duration::from_secs(3);
 /// Longest time for a look, and for one at Redis: a server that is slower is as good as away.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -53,7 +55,7 @@ pub struct Look {
     pub details: Option<Details>,
 }
 
-/// Findings that cost a request a function.
+/// Findings that cost a request a function or a stream.
 #[derive(Debug, Default)]
 pub struct Details {
     /// Dead letters by function.
@@ -62,6 +64,8 @@ pub struct Details {
     pub oldest: BTreeMap<String, u64>,
     /// `None` where Redis does not answer.
     pub redis: Option<RedisLook>,
+    /// Streams that know less than Redis remembers of them; `None` where a server does not answer.
+    pub lost: Option<Vec<LostStream>>,
 }
 
 /// A function `oncue.toml` names, with what its program says it is.
@@ -187,14 +191,19 @@ async fn details(app: &App, overview: &Overview) -> Result<Details, AdminError> 
         Ok::<_, AdminError>(oldest.map(|at| (consumer.function.clone(), at)))
     });
     let names: Vec<&str> = overview.consumers.keys().map(String::as_str).collect();
-    let (letters, oldest, redis) = tokio::join!(
+    let (letters, oldest, redis, lost) = tokio::join!(
         dead_letters::counts(&app.bus),
         try_join_all(oldest),
         timeout(REDIS_TIMEOUT, RedisLook::read(&app.store, &names)),
+        timeout(
+            REDIS_TIMEOUT,
+            agreement::all_lost_streams(&app.bus, &app.store)
+        ),
     );
     Ok(Details {
         letters: letters?,
         oldest: oldest?.into_iter().flatten().collect(),
         redis: redis.ok().and_then(Result::ok),
+        lost: lost.ok().and_then(Result::ok),
     })
 }

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use oncue_admin::functions::RateMeter;
 use oncue_admin::services::Worker;
+use oncue_core::agreement::LostStream;
 use oncue_core::bus::info::StreamInfo;
 use oncue_core::config::Limits;
 use oncue_core::model::manifest::Manifest;
@@ -71,6 +72,8 @@ struct Seen {
     streams: BTreeMap<String, StreamInfo>,
     /// As far as Redis has answered.
     redis: RedisLook,
+    /// Sentence on what NATS has lost and Redis remembers, as far as both have answered.
+    lost: Option<String>,
     servers: Servers,
     /// Raised whenever the graph is another one.
     version: u64,
@@ -90,6 +93,8 @@ pub struct Measured {
     pub functions: BTreeMap<String, Function>,
     pub streams: BTreeMap<String, StreamInfo>,
     pub redis: RedisLook,
+    /// Sentence on what NATS has lost and Redis remembers.
+    pub lost: Option<String>,
 }
 
 /// News for browsers, ready to send.
@@ -191,6 +196,7 @@ impl Snapshot {
             functions: seen.functions.clone(),
             streams: seen.streams.clone(),
             redis: seen.redis.clone(),
+            lost: seen.lost.clone(),
         }
     }
 
@@ -232,6 +238,11 @@ impl Snapshot {
             .and_then(|details| details.redis.clone())
         {
             seen.redis = redis;
+        }
+        if let Some(details) = &look.details
+            && let Some(lost) = &details.lost
+        {
+            seen.lost = sentence(lost);
         }
         // A function that is neither declared, nor runs, nor listens, is gone.
         seen.functions.retain(|name, function| {
@@ -375,6 +386,7 @@ impl Seen {
             "away": self.servers.nats.as_ref().map(|away| &away.why).or(self.blind.as_ref()),
             "servers": self.servers,
             "regression": self.redis.regression,
+            "lost": self.lost,
             "functions": functions.collect::<Vec<_>>(),
             "types": types,
             "edges": edges,
@@ -413,6 +425,15 @@ impl Seen {
             0.0
         }
     }
+}
+
+/// Sentence on streams that have lost something: of an emptied NATS all have, and one says what to do.
+fn sentence(lost: &[LostStream]) -> Option<String> {
+    let first = lost.first()?;
+    Some(match lost.len() - 1 {
+        0 => first.to_string(),
+        more => format!("{first} ({more} more streams as well)"),
+    })
 }
 
 #[cfg(test)]

@@ -50,9 +50,15 @@ export class Problem extends Error {
 
 /**
  * @typedef {object} SendOptions
- * @property {string} [id] Id of the event: sent again under it, it counts once. Default: a new one.
+ * @property {string} [id] Key of the event: sent again under it by the same client, it counts once. Default: a new one.
  * @property {number} [wait] Seconds to wait for the whole flow. Default: none.
  * @property {number} [attempts] Tries where the gateway is away or too busy. Default 3.
+ */
+
+/**
+ * @typedef {object} OncueOptions
+ * @property {string | (() => string | Promise<string>)} [token] Token or API key, sent with every request; a function is asked
+ * each time, so that it can give a new one. Default: none.
  */
 
 /**
@@ -70,9 +76,22 @@ const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 export class Oncue {
   /**
    * @param {string} [base] Address of the gateway. Default: where the page is from.
+   * @param {OncueOptions} [options]
    */
-  constructor(base = "") {
+  constructor(base = "", { token } = {}) {
     this.base = base.replace(/\/$/, "");
+    this.token = token;
+  }
+
+  /** Headers with the credential. */
+  async credential() {
+    const token = typeof this.token === "function" ? await this.token() : this.token;
+    return token === undefined ? {} : { authorization: `Bearer ${token}` };
+  }
+
+  /** Server-sent events of a path. `EventSource` sends no headers, so with a credential they are read by hand. */
+  source(path) {
+    return this.token === undefined ? new EventSource(this.base + path) : new Source(this, path);
   }
 
   /**
@@ -102,9 +121,10 @@ export class Oncue {
     const request = { method, headers, body: body === undefined ? undefined : JSON.stringify(body) };
     let problem = new Problem(0, { detail: "the gateway does not answer" });
     for (let attempt = 1; attempt <= attempts; attempt += 1) {
+      const credential = await this.credential();
       let answer;
       try {
-        answer = await fetch(this.base + path, request);
+        answer = await fetch(this.base + path, { ...request, headers: { ...headers, ...credential } });
       } catch {
         // Away: the same again.
       }
@@ -152,7 +172,7 @@ export class Oncue {
    * @returns {() => void} Ends it.
    */
   follow(table, key, heard, connection) {
-    const source = new EventSource(this.base + rowPath(table, key));
+    const source = this.source(rowPath(table, key));
     source.addEventListener("row", (event) => heard(JSON.parse(event.data)));
     source.addEventListener("gone", () => heard(undefined));
     return watched(source, connection);
@@ -170,10 +190,70 @@ export class Oncue {
   listen(type, heard, { key, reset, connection } = {}) {
     const query = new URLSearchParams({ type });
     if (key !== undefined) query.set("key", key);
-    const source = new EventSource(`${this.base}/v1/stream?${query}`);
+    const source = this.source(`/v1/stream?${query}`);
     source.addEventListener(type, (event) => heard(JSON.parse(event.data)));
     source.addEventListener("reset", (event) => reset?.(JSON.parse(event.data).reason));
     return watched(source, connection);
+  }
+}
+
+// As much of EventSource as is used here, with a credential: it comes again after a break, and not after a refusal.
+class Source extends EventTarget {
+  constructor(oncue, path) {
+    super();
+    this.stopped = new AbortController();
+    this.last = "";
+    this.run(oncue, path);
+  }
+
+  close() {
+    this.stopped.abort();
+  }
+
+  async run(oncue, path) {
+    const { signal } = this.stopped;
+    while (!signal.aborted) {
+      try {
+        const headers = { accept: "text/event-stream", ...(await oncue.credential()) };
+        if (this.last !== "") headers["last-event-id"] = this.last;
+        const answer = await fetch(oncue.base + path, { headers, signal, cache: "no-store" });
+        if (answer.ok) {
+          this.dispatchEvent(new Event("open"));
+          await this.read(answer.body.pipeThrough(new TextDecoderStream()).getReader());
+        } else if (answer.status !== 503 && answer.status !== 429) {
+          this.close();
+          this.dispatchEvent(new Event("error"));
+        }
+      } catch {
+        // Away, or closed.
+      }
+      if (signal.aborted) return;
+      this.dispatchEvent(new Event("error"));
+      await pause(2000);
+    }
+  }
+
+  async read(reader) {
+    let text = "";
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      const blocks = (text + value).split("\n\n");
+      text = blocks.pop();
+      blocks.forEach((block) => this.hear(block));
+    }
+  }
+
+  hear(block) {
+    const data = [];
+    let name = "message";
+    for (const line of block.split("\n")) {
+      const [, field, value] = /^([^:]*):? ?(.*)$/.exec(line);
+      if (field === "event") name = value;
+      if (field === "data") data.push(value);
+      if (field === "id") this.last = value;
+    }
+    if (data.length > 0) this.dispatchEvent(new MessageEvent(name, { data: data.join("\n") }));
   }
 }
 

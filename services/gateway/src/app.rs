@@ -10,6 +10,7 @@ use std::time::Duration;
 use oncue_core::bus::{Bus, layout};
 use oncue_core::config::{Bounds, Config, ConfigErrors, FlowsConfig, GatewayConfig, StreamConfig};
 use oncue_core::contract::LiveCatalog;
+use oncue_core::secret;
 use oncue_core::store::Store;
 use oncue_http::Handle;
 use oncue_http::address::{host_name, is_nobodys};
@@ -17,9 +18,8 @@ use oncue_http::process::Failure;
 use oncue_http::shares::Shares;
 use oncue_http::tls::Tls;
 use oncue_proto::Catalog;
-use oncue_proto::event::{PLATFORM_DOMAINS, stream_of_type};
+use oncue_proto::event::{IdSecret, PLATFORM_DOMAINS, stream_of_type};
 use oncue_telemetry::metrics::{Metric, Source};
-use tokio::sync::Semaphore;
 
 use crate::door::policies::Policies;
 use crate::events::backlog::Backlog;
@@ -40,7 +40,8 @@ pub struct Guards {
     /// Connections open at once; beyond them those without a request in hand give way. Default 4,096. How many one address
     /// may have, and how many transfers, is in [`GatewayConfig`].
     pub connections: usize,
-    /// Bytes of event bodies held at once, all requests together; beyond that they are refused. Default 64 MiB.
+    /// Bytes of event bodies held at once, all requests together; beyond that they are refused. Of one address a quarter, or one
+    /// event of `max_event`. Default 64 MiB.
     pub memory: usize,
     /// Uploads at once; each holds a little more than 1 MiB of what it passes on. Others are refused. Default 64.
     pub uploads: usize,
@@ -53,6 +54,8 @@ pub struct Guards {
     /// Waiting for a client to take anything of its answer. Default 60 s, as nginx has it: who reads in large steps needs
     /// some time for one.
     pub write: Duration,
+    /// Stream of one flow, which then ends, and which a browser asks for again. Default 10 min.
+    pub flow_stream: Duration,
     /// Time for requests and uploads in flight to end after the stop. Default 10 s.
     pub drain: Duration,
 }
@@ -67,6 +70,7 @@ impl Default for Guards {
             head: Duration::from_secs(15),
             body: Duration::from_secs(15),
             write: Duration::from_mins(1),
+            flow_stream: Duration::from_mins(10),
             drain: Duration::from_secs(10),
         }
     }
@@ -92,7 +96,7 @@ pub struct App {
     pub(crate) backlog: Backlog,
     pub(crate) room: Room,
     /// Bytes of bodies that may still be held.
-    pub(crate) memory: Arc<Semaphore>,
+    pub(crate) memory: Arc<Shares>,
     /// Places for uploads.
     pub(crate) uploads: Arc<Shares>,
     /// Places for downloads.
@@ -115,7 +119,9 @@ pub struct App {
     pub(crate) tls: Option<Arc<Tls>>,
     /// Static files, where the configuration names a folder of them.
     pub(crate) site: Option<Site>,
-    /// Server this runs in. Its tasks are uploads, which must come to an end (stored and published, or taken back)
+    /// Secret of the app, from which ids are made that no client may know before.
+    pub(crate) secret: IdSecret,
+    /// Server this runs in. Its tasks are uploads and events, which must come to an end (stored and published, or taken back)
     /// even when their client goes away.
     pub(crate) handle: Handle,
 }
@@ -139,6 +145,7 @@ impl App {
         let routes = config.routes(&catalog.now())?;
         check_heard(config, &catalog.now())?;
         require_streams(&bus, config, &catalog.now()).await?;
+        let secret = secret::known(&bus, &store).await;
         let waiters = config.flows.max_waiters;
         let per_address = config.gateway.transfers_per_address;
         let app = Arc::new(Self {
@@ -166,10 +173,14 @@ impl App {
             guards,
             backlog: Backlog::new(config.gateway.max_lag),
             room: Room::default(),
-            memory: Arc::new(Semaphore::new(guards.memory)),
+            memory: Shares::new(
+                guards.memory,
+                (guards.memory / 4).max(config.gateway.max_event.0 as usize),
+            ),
             uploads: Shares::new(guards.uploads, per_address),
             downloads: Shares::new(guards.downloads, per_address),
             site: site.map(Site::new),
+            secret: secret.map_err(|e| e.to_string())?,
             handle: Handle::default(),
         });
         app.routes.follow(config, app.catalog.clone());

@@ -69,10 +69,14 @@ impl Children {
     /// The function, whose handler are these children.
     pub fn function(&self) -> Foreign {
         let dispatcher = self.dispatcher.clone();
-        self.dispatcher.description.foreign(Box::new(move |run| {
+        let foreign = self.dispatcher.description.foreign(Box::new(move |run| {
             let answer = dispatcher.ask(run);
             Box::pin(async move { answer.await.unwrap_or_else(|_| Err(no_answer())) })
-        }))
+        }));
+        Foreign {
+            side_by_side: self.dispatcher.side_by_side(),
+            ..foreign
+        }
     }
 
     /// Ends the children, once nothing is in hand any more.

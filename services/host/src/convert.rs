@@ -17,7 +17,7 @@ use crate::protocol as wire;
 use crate::protocol::event_result::Outcome;
 use crate::protocol::operation::Change as WireChange;
 
-/// Names of classes and tables that a child may bring in its life: they end in metrics and stay in memory.
+/// Names of a kind that a child may bring in its life: they end in metrics and stay in memory.
 const MAX_NAMES: usize = 256;
 /// Longest `file:line`, characters.
 const MAX_PLACE: usize = 300;
@@ -34,7 +34,38 @@ pub struct Description {
     pub contract: Vec<u8>,
     pub limits: Limits,
     emits: HashMap<String, Emitted>,
-    names: Mutex<HashMap<String, &'static str>>,
+    classes: Names,
+    tables: Names,
+}
+
+/// Names that are kept for the rest of this process.
+#[derive(Debug, Default)]
+struct Names(Mutex<HashMap<String, &'static str>>);
+
+impl Names {
+    /// Names that are known from the start, however many.
+    fn of(known: &[String]) -> Self {
+        let kept = known.iter().map(|name| (name.clone(), leaked(name)));
+        Self(Mutex::new(kept.collect()))
+    }
+
+    /// The name for good; `None` for a new one once there are too many.
+    fn keep(&self, name: &str) -> Option<&'static str> {
+        let mut names = self.0.lock();
+        if let Some(known) = names.get(name) {
+            return Some(known);
+        }
+        if names.len() >= MAX_NAMES {
+            return None;
+        }
+        let kept = leaked(name);
+        names.insert(name.to_owned(), kept);
+        Some(kept)
+    }
+}
+
+fn leaked(name: &str) -> &'static str {
+    name.to_owned().leak()
 }
 
 /// An event type that a function may emit.
@@ -67,10 +98,11 @@ impl Description {
         }
         Ok(Self {
             limits: limits(&manifest),
+            classes: Names::default(),
+            tables: Names::of(&manifest.changes),
             manifest,
             contract,
             emits,
-            names: Mutex::default(),
         })
     }
 
@@ -99,23 +131,10 @@ impl Description {
             },
             at_most_once: manifest.at_most_once,
             limits: self.limits.clone(),
+            side_by_side: usize::MAX,
             contract: self.contract.clone(),
             call,
         }
-    }
-
-    /// A name for the rest of this process; `None` once there are too many.
-    fn name(&self, name: &str) -> Option<&'static str> {
-        let mut names = self.names.lock();
-        if let Some(known) = names.get(name) {
-            return Some(known);
-        }
-        if names.len() >= MAX_NAMES {
-            return None;
-        }
-        let kept: &'static str = name.to_owned().leak();
-        names.insert(name.to_owned(), kept);
-        Some(kept)
     }
 
     /// An answer for the worker. `count` events were asked for.
@@ -132,11 +151,7 @@ impl Description {
             return Ok(Err(Lost::Row(failure.text)));
         }
         if result.events.len() != count {
-            return Err(format!(
-                "{} results for the {count} events of run {}",
-                result.events.len(),
-                result.number
-            ));
+            return Err(results_of(result.events.len(), count, result.number));
         }
         let mut events = Vec::with_capacity(count);
         for event in result.events {
@@ -185,7 +200,7 @@ impl Description {
             "" if rejected => "rejected",
             "" => "error",
             own if OWN_CLASSES.contains(&own) => "error",
-            other => self.name(other).unwrap_or("error"),
+            other => self.classes.keep(other).unwrap_or("error"),
         };
         // Shown where an author's words are not, so in the host's.
         let text = if class == "timeout" {
@@ -264,9 +279,12 @@ impl Description {
                 "{name} does not declare that it changes the table {table:?}: name it in the function's `changes`"
             )));
         }
-        let table = self
-            .name(&table)
-            .ok_or_else(|| rejection(format!("more than {MAX_NAMES} tables")))?;
+        let table = self.tables.keep(&table).ok_or_else(|| {
+            rejection(format!(
+                "an operation on {table:?}, beyond the {MAX_NAMES} tables that a function may change without naming them in \
+                 its `changes`"
+            ))
+        })?;
         let change = match operation.change {
             Some(WireChange::Add(amount)) => Change::Add {
                 field: amount.field,
@@ -287,6 +305,37 @@ impl Description {
         };
         Ok(Op { table, change })
     }
+}
+
+/// Results of a run that come in several frames.
+#[derive(Debug, Default)]
+pub struct Parts(Vec<wire::EventResult>);
+
+impl Parts {
+    /// Takes one of them; returns the whole with the last. `count` events were asked for.
+    ///
+    /// # Errors
+    /// More events than that.
+    pub fn take(
+        &mut self,
+        mut part: wire::RunResult,
+        count: usize,
+    ) -> Result<Option<wire::RunResult>, String> {
+        self.0.append(&mut part.events);
+        if !part.more {
+            part.events = std::mem::take(&mut self.0);
+            return Ok(Some(part));
+        }
+        if self.0.len() > count {
+            return Err(results_of(self.0.len(), count, part.number));
+        }
+        Ok(None)
+    }
+}
+
+/// Rule that an answer breaks which has too many results, or too few.
+fn results_of(found: usize, count: usize, number: u64) -> String {
+    format!("{found} results for the {count} events of run {number}")
 }
 
 /// Event types of a descriptor set, and the platform's own.
@@ -375,5 +424,111 @@ pub fn contract(said: &[u8], given: &[u8]) -> Vec<u8> {
         given.to_vec()
     } else {
         merge_sets([said])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(1);
+
+    fn description(manifest: wire::Manifest) -> Description {
+        Description::new(manifest, Vec::new()).expect("a description")
+    }
+
+    fn failed(class: &str) -> wire::EventResult {
+        let failure = wire::Failure {
+            class: class.to_owned(),
+            ..wire::Failure::default()
+        };
+        wire::EventResult {
+            outcome: Some(Outcome::Retry(failure)),
+            micros: 0,
+        }
+    }
+
+    fn changed(table: &str) -> wire::EventResult {
+        let change = WireChange::SetAdd("member".to_owned());
+        let operation = wire::Operation {
+            table: table.to_owned(),
+            change: Some(change),
+        };
+        let done = wire::Done {
+            operations: vec![operation],
+            ..wire::Done::default()
+        };
+        wire::EventResult {
+            outcome: Some(Outcome::Done(done)),
+            micros: 0,
+        }
+    }
+
+    fn part(events: Vec<wire::EventResult>, more: bool) -> wire::RunResult {
+        wire::RunResult {
+            number: 1,
+            events,
+            more,
+            ..wire::RunResult::default()
+        }
+    }
+
+    /// Outcome of the only event of a run.
+    fn outcome(of: &Description, event: wire::EventResult) -> ForeignOutcome {
+        let answer = of.answer(part(vec![event], false), 1, TIMEOUT);
+        let mut answer = answer.expect("by the rules").expect("a row");
+        answer.events.remove(0)
+    }
+
+    #[test]
+    fn exceptions_of_many_names_leave_the_tables_alone() {
+        let of = description(wire::Manifest {
+            changes: vec!["totals".to_owned()],
+            declares: true,
+            ..wire::Manifest::default()
+        });
+        for n in 0..MAX_NAMES {
+            let class = format!("Error{n}");
+            let failure = outcome(&of, failed(&class)).result.expect_err("a failure");
+            assert_eq!(failure.class, class);
+        }
+        let beyond = outcome(&of, failed("OneMore")).result;
+        assert_eq!(beyond.expect_err("a failure").class, "error");
+        let effects = outcome(&of, changed("totals")).result;
+        assert_eq!(effects.expect("a change").ops[0].table, "totals");
+    }
+
+    #[test]
+    fn as_many_tables_are_changed_as_are_declared() {
+        let changes: Vec<String> = (0..2 * MAX_NAMES).map(|n| format!("t{n}")).collect();
+        let of = description(wire::Manifest {
+            changes: changes.clone(),
+            declares: true,
+            ..wire::Manifest::default()
+        });
+        for table in &changes {
+            assert!(outcome(&of, changed(table)).result.is_ok(), "{table}");
+        }
+        let others = description(wire::Manifest::default());
+        let refused = changes.iter().find_map(|table| {
+            let result = outcome(&others, changed(table)).result;
+            result.err().map(|failure| (table, failure.text))
+        });
+        let (table, text) = refused.expect("too many");
+        assert_eq!(table, "t256");
+        assert!(text.contains("`changes`"), "{text}");
+    }
+
+    #[test]
+    fn a_result_in_parts_is_one_result() {
+        let mut parts = Parts::default();
+        let first = vec![changed("a"), changed("b")];
+        assert_eq!(parts.take(part(first, true), 3), Ok(None));
+        let whole = parts.take(part(vec![changed("c")], false), 3);
+        let expected = vec![changed("a"), changed("b"), changed("c")];
+        assert_eq!(whole, Ok(Some(part(expected, false))));
+        let endless = vec![changed("a"); 4];
+        let refused = parts.take(part(endless, true), 3).expect_err("too many");
+        assert_eq!(refused, "4 results for the 3 events of run 1");
     }
 }

@@ -1,6 +1,8 @@
 //! Window of each child: as many runs as it answers within moments, so that little is lost when it dies and nothing waits
 //! behind a slow one for long. The socket is no measure of that: it takes hundreds of events before a write would block.
+//! In a child that works on runs side by side nothing waits behind a slow one, so it is given as many as its `concurrency` says.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,12 +12,12 @@ use oncue_core::config::Protocol;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot, watch};
 
-use crate::convert::{self, Description};
+use crate::convert::{self, Description, Parts};
 use crate::output::Owner;
 use crate::protocol as wire;
 use crate::spec::Spec;
 
-/// Runs that a child is given at first.
+/// Runs that a child is given at first that works on one after the other.
 const FIRST_WINDOW: usize = 2;
 /// Events and bytes that a child has in hand at most; a single run may be larger.
 const MAX_EVENTS: usize = 256;
@@ -36,7 +38,48 @@ pub struct Dispatcher {
     pub description: Description,
     /// Longest run of the handler on one event.
     pub timeout: Duration,
+    window: Window,
     state: Mutex<State>,
+}
+
+/// Runs that each child may have in hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Window {
+    /// So many, however long they take.
+    Fixed(usize),
+    /// At least `FIRST_WINDOW`, and as many as it answers within moments.
+    Adaptive,
+}
+
+impl Window {
+    fn new(protocol: Protocol, manifest: &wire::Manifest, concurrency: usize) -> Self {
+        if manifest.side_by_side {
+            return Self::Fixed(concurrency.clamp(1, MAX_EVENTS));
+        }
+        // In lines a child has one at a time. Of a function that runs at most once nothing may be lost that has not begun.
+        if protocol == Protocol::Lines || manifest.at_most_once {
+            return Self::Fixed(1);
+        }
+        Self::Adaptive
+    }
+
+    /// Runs for a child that has answered none yet.
+    fn first(self) -> usize {
+        match self {
+            Self::Fixed(runs) => runs,
+            Self::Adaptive => FIRST_WINDOW,
+        }
+    }
+
+    /// Runs for a child that was given up to `runs`, after an answer.
+    fn after(self, runs: usize, took: Duration) -> usize {
+        match self {
+            Self::Fixed(runs) => runs,
+            Self::Adaptive if took < FAST => (runs + 1).min(MAX_EVENTS),
+            Self::Adaptive if took > SLOW => (runs / 2).max(FIRST_WINDOW),
+            Self::Adaptive => runs,
+        }
+    }
 }
 
 struct State {
@@ -77,7 +120,19 @@ struct InHand {
     since: Instant,
     /// Time it may take with all that is before it.
     limit: Duration,
+    /// When it was first cancelled.
+    cancelled: Option<Instant>,
+    /// Events of it that were answered.
+    parts: Parts,
     answer: oneshot::Sender<Result<ForeignAnswer, Lost>>,
+}
+
+/// A run that has taken longer than it may take together with all that was before it.
+pub struct Overdue {
+    /// Number of the run.
+    pub run: u64,
+    /// When it was first cancelled.
+    pub cancelled: Option<Instant>,
 }
 
 /// Waits until the host stops, or is gone.
@@ -104,7 +159,7 @@ impl Ended {
 }
 
 impl Slot {
-    fn new(protocol: Protocol) -> Self {
+    fn new(window: Window) -> Self {
         Self {
             is_up: false,
             unsent: VecDeque::new(),
@@ -112,12 +167,7 @@ impl Slot {
             events: 0,
             bytes: 0,
             answered: None,
-            // In lines a child has one event at a time.
-            window: if protocol == Protocol::Lines {
-                1
-            } else {
-                FIRST_WINDOW
-            },
+            window: window.first(),
             wake: Arc::default(),
         }
     }
@@ -159,6 +209,8 @@ impl State {
                 bytes,
                 since: Instant::now(),
                 limit: timeout * slot.events.max(1) as u32 + HELD,
+                cancelled: None,
+                parts: Parts::default(),
                 answer,
             };
             slot.in_hand.insert(self.last, in_hand);
@@ -171,9 +223,12 @@ impl State {
 impl Dispatcher {
     /// A dispatcher to as many children as the plan says, none of which is up.
     pub fn new(spec: Spec, description: Description) -> Self {
-        let slots = (0..spec.processes).map(|_| Slot::new(spec.protocol));
+        let limits = spec.limits(&description.limits);
+        let window = Window::new(spec.protocol, &description.manifest, limits.concurrency);
+        let slots = (0..spec.processes).map(|_| Slot::new(window));
         Self {
-            timeout: spec.timeout(&description.limits),
+            timeout: limits.timeout.0,
+            window,
             state: Mutex::new(State {
                 slots: slots.collect(),
                 waiting: VecDeque::new(),
@@ -182,6 +237,15 @@ impl Dispatcher {
             spec,
             description,
         }
+    }
+
+    /// Runs that all children together work on at a time.
+    pub fn side_by_side(&self) -> usize {
+        let of_each = match self.window {
+            Window::Fixed(runs) => runs,
+            Window::Adaptive => 1,
+        };
+        self.spec.processes * of_each
     }
 
     /// Queues a run; its answer comes through the channel.
@@ -223,7 +287,7 @@ impl Dispatcher {
         self.state.lock().slots[place].is_up = false;
     }
 
-    /// Takes the result of a run.
+    /// Takes the result of a run, or a part of it.
     ///
     /// # Errors
     /// A sentence that says which rule it breaks.
@@ -231,23 +295,20 @@ impl Dispatcher {
         let mut state = self.state.lock();
         let slot = &mut state.slots[place];
         let number = result.number;
-        let Some(in_hand) = slot.in_hand.remove(&number) else {
+        let Entry::Occupied(mut entry) = slot.in_hand.entry(number) else {
             return Err(format!(
                 "an answer to run {number}, which it was not given or has answered before"
             ));
         };
-        let count = in_hand.owners.len();
+        let count = entry.get().owners.len();
+        let Some(result) = entry.get_mut().parts.take(result, count)? else {
+            return Ok(());
+        };
+        let in_hand = entry.remove();
         slot.answered = in_hand.owners.first().filter(|_| count == 1).cloned();
         slot.events -= count;
         slot.bytes -= in_hand.bytes;
-        if self.spec.protocol == Protocol::Frames {
-            let took = in_hand.since.elapsed();
-            if took < FAST {
-                slot.window = (slot.window + 1).min(MAX_EVENTS);
-            } else if took > SLOW {
-                slot.window = (slot.window / 2).max(FIRST_WINDOW);
-            }
-        }
+        slot.window = self.window.after(slot.window, in_hand.since.elapsed());
         let answer = self.description.answer(result, count, self.timeout);
         state.hand_out(self.timeout);
         drop(state);
@@ -266,8 +327,8 @@ impl Dispatcher {
         }
     }
 
-    /// Ends whatever the child of a place had in hand. The oldest run is the one that it was at. Runs that were not written to
-    /// it yet wait for another one, in front of all others.
+    /// Ends whatever the child of a place had in hand. A cancelled run is the one that it was at, else the oldest. Runs that were
+    /// not written to it yet wait for another one, in front of all others.
     pub fn lost(&self, place: usize, why: &Ended) {
         let mut state = self.state.lock();
         let State { slots, waiting, .. } = &mut *state;
@@ -281,14 +342,14 @@ impl Dispatcher {
         }
         slot.events = 0;
         slot.bytes = 0;
-        if self.spec.protocol == Protocol::Frames {
-            slot.window = FIRST_WINDOW;
-        }
+        slot.window = self.window.first();
         let lost = std::mem::take(&mut slot.in_hand);
         state.hand_out(self.timeout);
         drop(state);
+        let cancelled = lost.values().position(|run| run.cancelled.is_some());
+        let at_work = cancelled.unwrap_or(0);
         for (order, in_hand) in lost.into_values().enumerate() {
-            let class = if order == 0 || why.class != "timeout" {
+            let class = if order == at_work || why.class != "timeout" {
                 why.class
             } else {
                 "crash"
@@ -304,12 +365,24 @@ impl Dispatcher {
         state.slots[place].in_hand.keys().next().copied()
     }
 
-    /// Number of a run that has taken longer than it may take together with all that was before it.
-    pub fn overdue(&self, place: usize) -> Option<u64> {
+    /// Runs of a child that have taken longer than they may take together with all that was before them.
+    pub fn overdue(&self, place: usize) -> Vec<Overdue> {
         let state = self.state.lock();
-        let mut in_hand = state.slots[place].in_hand.iter();
-        let late = in_hand.find(|(_, run)| run.since.elapsed() > run.limit);
-        late.map(|(number, _)| *number)
+        let in_hand = state.slots[place].in_hand.iter();
+        let late = in_hand.filter(|(_, run)| run.since.elapsed() > run.limit);
+        let found = late.map(|(number, run)| Overdue {
+            run: *number,
+            cancelled: run.cancelled,
+        });
+        found.collect()
+    }
+
+    /// The child of a place was told to cancel a run.
+    pub fn is_cancelled(&self, place: usize, run: u64) {
+        let mut state = self.state.lock();
+        if let Some(run) = state.slots[place].in_hand.get_mut(&run) {
+            run.cancelled.get_or_insert_with(Instant::now);
+        }
     }
 
     /// Files of a run that a child has.
@@ -332,5 +405,41 @@ impl Dispatcher {
             return slot.answered.clone();
         };
         owners.next().is_none().then(|| only.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONCURRENCY: usize = 50;
+
+    fn window(protocol: Protocol, side_by_side: bool, at_most_once: bool) -> Window {
+        let manifest = wire::Manifest {
+            side_by_side,
+            at_most_once,
+            ..wire::Manifest::default()
+        };
+        Window::new(protocol, &manifest, CONCURRENCY)
+    }
+
+    #[test]
+    fn only_who_works_on_one_run_after_the_other_is_given_few() {
+        let side_by_side = window(Protocol::Frames, true, false);
+        assert_eq!(side_by_side, Window::Fixed(CONCURRENCY));
+        assert_eq!(side_by_side.after(CONCURRENCY, 2 * SLOW), CONCURRENCY);
+        let in_turn = window(Protocol::Frames, false, false);
+        assert_eq!(in_turn, Window::Adaptive);
+        assert_eq!(in_turn.after(FIRST_WINDOW, FAST / 2), FIRST_WINDOW + 1);
+        assert_eq!(in_turn.after(8, 2 * SLOW), 4);
+        assert_eq!(in_turn.after(FIRST_WINDOW, 2 * SLOW), FIRST_WINDOW);
+    }
+
+    #[test]
+    fn a_run_that_happens_at_most_once_waits_in_the_host() {
+        assert_eq!(window(Protocol::Frames, false, true), Window::Fixed(1));
+        assert_eq!(window(Protocol::Lines, false, false), Window::Fixed(1));
+        let side_by_side = window(Protocol::Frames, true, true);
+        assert_eq!(side_by_side, Window::Fixed(CONCURRENCY));
     }
 }

@@ -10,6 +10,8 @@ use crate::protocol::frame::Frame as Content;
 
 /// Version of the protocol that this host speaks.
 pub const VERSION: u32 = 1;
+/// Abilities of this host, for `Welcome`.
+pub const FEATURES: [&str; 2] = ["files", "parts"];
 /// Largest frame that a child may send: a row of the largest size, and as many outputs as one event may have.
 pub const MAX_FRAME: usize = 16 << 20;
 /// Bytes in front of each frame.

@@ -1,7 +1,6 @@
 //! Plan of the children, from `oncue.toml`.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use bytes::Bytes;
 use oncue_core::config::{Config, FunctionConfig, Limits, Protocol};
@@ -66,10 +65,9 @@ impl Spec {
         })
     }
 
-    /// Longest run of the handler on one event, once the function has said its own limits.
-    pub fn timeout(&self, own: &Limits) -> Duration {
-        let limits = own.clone().with(&self.config).with(&self.process);
-        limits.timeout.0
+    /// Limits, once the function has said its own.
+    pub fn limits(&self, own: &Limits) -> Limits {
+        own.clone().with(&self.config).with(&self.process)
     }
 }
 

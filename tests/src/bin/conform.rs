@@ -86,7 +86,8 @@ async fn conform(asked: Asked, case: &mut Case, context: &Context) -> Result<Out
             };
             return Ok((Vec::new(), Some(later)));
         }
-        "row" => write(&asked, case),
+        "after" if case.count == 0 => return Err(reject("told to reject")),
+        "row" | "after" => write(&asked, case),
         "fail-once" if context.attempt() > 1 => write(&asked, case),
         "fail-once" => return Err(std::io::Error::other("not yet").into()),
         "operate" => {

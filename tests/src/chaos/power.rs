@@ -320,6 +320,10 @@ pub async fn nats_default(plan: Plan) -> Report {
         after.doubled == 0,
         format!("{} events doubled", after.doubled),
     );
+    report.must(
+        after.dead == 0,
+        format!("{} events are dead letters", after.dead),
+    );
     report.note(format!(
         "{} events lost by the cuts (default sync_interval), as is said of it",
         loss.lost
@@ -329,6 +333,7 @@ pub async fn nats_default(plan: Plan) -> Report {
     Report {
         ok,
         operations,
+        lost: loss.lost,
         redeliveries: after.redeliveries,
         copies: after.copies,
         ..report

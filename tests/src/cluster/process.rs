@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 use super::until;
 
@@ -40,19 +40,23 @@ impl Process {
     }
 
     pub async fn wait_for_line(&self, part: &str) {
+        assert!(
+            self.says(part).await,
+            "{} ended and never said {part}:\n{}",
+            self.name,
+            self.log()
+        );
+    }
+
+    /// Waits until it has said this; `false` if it has ended and never did.
+    pub async fn says(&self, part: &str) -> bool {
         until(&format!("{} says {part}", self.name), async || {
             // In this order: what it said last, it said before it ended.
             let ended = matches!(self.state(), None | Some('Z'));
-            let log = self.log();
-            let said = log.contains(part);
-            assert!(
-                said || !ended,
-                "{} ended and never said {part}:\n{log}",
-                self.name
-            );
-            said.then_some(())
+            let said = self.log().contains(part);
+            (said || ended).then_some(said)
         })
-        .await;
+        .await
     }
 
     /// Whether it still runs.
@@ -96,12 +100,16 @@ impl Process {
     }
 
     pub async fn exit(&mut self) -> Option<i32> {
+        self.end().await.code()
+    }
+
+    /// Waits until it has ended: by itself, or by a signal.
+    pub async fn end(&mut self) -> ExitStatus {
         let name = self.name.clone();
         until(&format!("{name} ends"), async || {
             self.child.try_wait().ok().flatten()
         })
         .await
-        .code()
     }
 }
 

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{Cluster, Process, free_port, in_repository, until, wait_for_port};
+use super::{Cluster, NATS_READY, Process, free_port, in_repository, until};
 use crate::proxy::{Faults, Protocol, Proxy};
 
 /// Folder of credentials in the files of the profile `ha`, where a path has to be whole.
@@ -156,8 +156,8 @@ impl Node {
 impl Cluster {
     /// Once they have elected somebody, and a stream of three copies can be made.
     pub(super) async fn elected(&self) {
-        for node in &self.servers.nodes {
-            wait_for_port(node.port).await;
+        for peer in &self.peers {
+            peer.wait_for_line(NATS_READY).await;
         }
         let probe =
             serde_json::json!({ "name": "probe", "subjects": ["probe"], "num_replicas": 3 });
@@ -183,7 +183,7 @@ impl Cluster {
     pub async fn restart_node(&mut self, n: usize) {
         let node = self.servers.nodes[n].clone();
         *self.node(n) = node.start(&self.dir);
-        wait_for_port(node.port).await;
+        self.node(n).wait_for_line(NATS_READY).await;
     }
 
     /// A redis-server that follows the present one over a line of its own, with data of its own.

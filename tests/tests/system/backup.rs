@@ -1,6 +1,8 @@
 //! Backups taken under load, and put back once everything is lost: what was acked before is there once, and what came
 //! later is named.
 
+mod due;
+
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;

@@ -371,6 +371,19 @@ async fn a_program_that_cannot_read_what_is_there_is_found_before_it_runs() {
     }
     let broken = version(&cluster, "broken").oncue(&["check"]);
     broken.says(1, &["4 of 4", "cannot read changes//p", "field count: "]);
+    // What `check` says of `apply` is so.
+    let said = [
+        "cannot read 4 of 4 rows",
+        "changes//p",
+        "field count: ",
+        "--anyway",
+    ];
+    version(&cluster, "broken").oncue(&["apply"]).says(1, &said);
+    version(&cluster, "broken")
+        .oncue(&["apply", "--dry-run"])
+        .says(1, &said[..1]);
+    let anyway = version(&cluster, "broken").oncue(&["apply", "--anyway"]);
+    anyway.says(0, &[]);
     // Without servers, and against a contract of before.
     let saved = cluster.dir.join("contract.bin").display().to_string();
     let save = ["check", "--static", "--save", &saved];
@@ -526,4 +539,30 @@ async fn a_program_that_was_not_let_in_does_not_begin() {
         .expect("stored");
     let worker = cluster.spawn("count-views", &[]);
     worker.wait_for_line("\"message\":\"ready\"").await;
+}
+
+/// What `oncue check` finds, a restart finds too, since nobody has to think of the one before the other.
+#[tokio::test]
+async fn a_restart_lets_no_program_in_that_cannot_read_the_rows() {
+    let mut cluster = Cluster::new("[functions.changing]\n").await;
+    let store = cluster.store().await;
+    let mut up = cluster.up().await;
+    cluster.plain_publish((0..4).map(view));
+    all_counted(&cluster, &store, 4).await;
+    let broken = "[functions.changing]\nenv = { ONCUE_TEST_CHANGE = \"broken\" }\n";
+    let file = cluster.dir.join("oncue.toml");
+    std::fs::write(file, oncue_tests::cluster::named(broken)).expect("written");
+    let restart: Answer = cluster.output("oncue", &["restart"]).into();
+    let said = [
+        "replaces nothing",
+        "changing cannot read 4 of 4 rows, such as changes//p",
+        "field count: ",
+        "--anyway",
+    ];
+    restart.says(1, &said);
+    cluster.plain_publish((4..8).map(view));
+    all_counted(&cluster, &store, 8).await;
+    let restart: Answer = cluster.output("oncue", &["restart", "--anyway"]).into();
+    restart.says(0, &["1 process is replaced"]);
+    assert_eq!(up.stop().await, Some(0), "{}", up.log());
 }

@@ -6,6 +6,7 @@ use oncue_tests::chaos::arena::{Arena, Link, Setup};
 use oncue_tests::chaos::faults::{Act, Harm, perform};
 use oncue_tests::chaos::report::{Plan, Report};
 use oncue_tests::chaos::rows::find;
+use oncue_tests::skip::skip;
 
 /// `CHAOS_SEED`, or the same each time; printed, so that a failure can be had again.
 fn seed() -> u64 {
@@ -17,6 +18,9 @@ fn seed() -> u64 {
 
 async fn row(id: &str) {
     let (seed, report) = run(id).await;
+    if let Some(why) = &report.skipped {
+        return skip(id, why);
+    }
     assert!(
         report.passed(),
         "{id} with seed {seed}: {:#?}",

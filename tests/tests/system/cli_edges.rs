@@ -1,9 +1,10 @@
 //! Edges of the command line: results that nobody reads, spans and rates that no clock can count, names that do not exist.
 
 use std::fs::File;
-use std::process::{Command, Stdio};
+use std::io::Write as _;
+use std::process::{Child, Command, Stdio};
 
-use oncue_tests::cluster::Cluster;
+use oncue_tests::cluster::{Cluster, until};
 use serde_json::Value;
 
 const APP: &str = "[functions.count-views]\n";
@@ -170,4 +171,174 @@ async fn names_that_do_not_exist_are_told() {
     tail.wait_for_line("unknown event type \"web.page.viewd\"")
         .await;
     tail.stop().await;
+}
+
+/// `oncue pub` of lines, which are views of so many pages.
+fn publish_lines(cluster: &Cluster, lines: usize, args: &[&str]) -> Child {
+    let mut publishing = Command::new(cluster.program("oncue"))
+        .args(["pub", "web.page.viewed", "-"])
+        .args(args)
+        .envs(cluster.env())
+        .current_dir(&cluster.dir)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let mut stdin = publishing.stdin.take().expect("a pipe");
+    let text: String = (0..lines)
+        .map(|n| format!("{{\"page\":\"/{n}\",\"visitor\":\"v\"}}\n"))
+        .collect();
+    std::thread::spawn(move || stdin.write_all(text.as_bytes()));
+    publishing
+}
+
+fn end(publishing: Child) -> (Option<i32>, String) {
+    let output = publishing.wait_with_output().expect("it ends");
+    let said = [output.stdout, output.stderr].concat();
+    (
+        output.status.code(),
+        String::from_utf8_lossy(&said).into_owned(),
+    )
+}
+
+/// What was under way when NATS went is published again under its id.
+#[tokio::test]
+async fn lines_go_on_over_a_nats_that_goes_and_comes() {
+    const LINES: usize = 1000;
+    let mut cluster = laid_out().await;
+    let bus = cluster.bus().await;
+    let publishing = publish_lines(&cluster, LINES, &["--rate", "300"]);
+    until("some are there", async || {
+        (cluster.count(&bus, "web").await > 50).then_some(())
+    })
+    .await;
+    assert!(cluster.count(&bus, "web").await < LINES as u64, "too fast");
+    cluster.restart_nats().await;
+    let (code, said) = end(publishing);
+    assert_eq!(code, Some(0), "{said}");
+    let bus = cluster.bus().await;
+    assert_eq!(cluster.count(&bus, "web").await, LINES as u64);
+}
+
+#[tokio::test]
+async fn lines_with_ids_of_their_own_can_be_published_again() {
+    let cluster = laid_out().await;
+    let bus = cluster.bus().await;
+    for _ in 0..2 {
+        let (code, said) = end(publish_lines(&cluster, 3, &["--id-prefix", "run"]));
+        assert!(code == Some(0) && said.contains("run-3"), "{said}");
+    }
+    assert_eq!(cluster.count(&bus, "web").await, 3);
+    let both = [
+        "pub",
+        "web.page.viewed",
+        VIEW,
+        "--id",
+        "a",
+        "--id-prefix",
+        "b",
+    ];
+    let (code, said) = oncue(&cluster, &both);
+    assert_eq!(code, Some(2), "{said}");
+}
+
+/// One line that is refused: all else that was begun comes to its end, and is told.
+#[tokio::test]
+async fn lines_around_a_refused_one_are_accounted_for() {
+    let cluster = laid_out().await;
+    let bus = cluster.bus().await;
+    let mut publishing = Command::new(cluster.program("oncue"))
+        .args(["pub", "web.page.viewed", "-"])
+        .envs(cluster.env())
+        .current_dir(&cluster.dir)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let mut stdin = publishing.stdin.take().expect("a pipe");
+    stdin
+        .write_all(format!("{VIEW}\n{VIEW}\n{{}}\n").as_bytes())
+        .expect("written");
+    // It ends though the pipe stays open.
+    let (code, said) = end(publishing);
+    drop(stdin);
+    assert_eq!(code, Some(2), "{said}");
+    for words in ["line 3: ", "acked: 2 lines", "not stored: lines 3"] {
+        assert!(said.contains(words), "{said}");
+    }
+    assert_eq!(cluster.count(&bus, "web").await, 2);
+}
+
+/// A dead letter is on record, and no reason to fail; open letters are those that are there.
+#[tokio::test]
+async fn audit_says_why_it_fails_and_ps_which_letters_are_open() {
+    let cluster = Cluster::new("[functions.misbehave]\nattempts = 1\n").await;
+    let mut worker = cluster.start("misbehave").await;
+    let view = r#"{"page":"/","visitor":7}"#.to_owned();
+    cluster.plain_publish([("web.page.viewed", view)]);
+    let bus = cluster.bus().await;
+    until("the letter is there", async || {
+        let letters = oncue_admin::dead_letters::counts(&bus).await;
+        letters.ok()?.contains_key("misbehave").then_some(())
+    })
+    .await;
+    let ps = cluster.output("oncue", &["ps", "--json"]);
+    let ps: Value = serde_json::from_slice(&ps.stdout).expect("JSON");
+    assert_eq!(ps[0]["open_letters"], 1, "{ps}");
+    worker.stop().await;
+    let (code, said) = oncue(&cluster, &["audit"]);
+    assert!(code == Some(0) && !said.contains("Exit code"), "{said}");
+    let (_, help) = oncue(&cluster, &["audit", "--help"]);
+    assert!(help.contains("Exit codes:"), "{help}");
+    let (code, said) = oncue(
+        &cluster,
+        &["dlq", "drop", "--all", "--why", "test", "--yes"],
+    );
+    assert_eq!(code, Some(0), "{said}");
+    let ps = cluster.output("oncue", &["ps", "--json"]);
+    let ps: Value = serde_json::from_slice(&ps.stdout).expect("JSON");
+    assert_eq!(ps[0]["open_letters"], 0, "{ps}");
+    // Without its program nothing can be said of a function.
+    let (code, said) = oncue(&cluster, &["audit", "never-built"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(
+        said.contains("Exit code 1: never-built: it could not be audited"),
+        "{said}"
+    );
+}
+
+#[tokio::test]
+async fn a_flow_says_that_its_function_is_paused() {
+    let cluster = laid_out().await;
+    for (pause, words) in [
+        (
+            &["pause", "count-views"][..],
+            "it is paused until `oncue resume`",
+        ),
+        (
+            &["pause", "count-views", "--for", "1h"],
+            "it is paused until 20",
+        ),
+    ] {
+        let (code, said) = oncue(&cluster, pause);
+        assert_eq!(code, Some(0), "{said}");
+        let published = [
+            "pub",
+            "web.page.viewed",
+            VIEW,
+            "--id",
+            "held",
+            "--wait",
+            "0",
+        ];
+        let (code, said) = oncue(&cluster, &published);
+        assert!(
+            code == Some(4) && said.contains("count-views (it is paused)"),
+            "{said}"
+        );
+        let (code, said) = oncue(&cluster, &["flow", "held"]);
+        assert!(code == Some(0) && said.contains(words), "{said}");
+    }
 }

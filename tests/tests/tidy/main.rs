@@ -6,6 +6,7 @@ mod arrows;
 mod author;
 mod circles;
 mod code;
+mod config_doc;
 mod counts;
 mod functions;
 mod licences;

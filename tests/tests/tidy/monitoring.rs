@@ -2,6 +2,8 @@
 
 use std::process::Command;
 
+use oncue_tests::skip::skip;
+
 use crate::tree::{none, root, text};
 
 const RULES: &str = "deploy/monitoring/rules.yml";
@@ -71,10 +73,10 @@ fn promtool_takes_the_rules_and_their_tests_pass() {
     ] {
         let mut promtool = Command::new("promtool");
         let Ok(output) = promtool.args(arguments).current_dir(&folder).output() else {
-            eprintln!(
-                "SKIPPED: promtool is not here, so the alert rules are not tried; it is in the Debian package prometheus"
+            return skip(
+                "promtool",
+                "it is not here, so the alert rules are not tried; it is in the Debian package prometheus",
             );
-            return;
         };
         let said =
             String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);

@@ -33,7 +33,8 @@ pub enum Credentials {
     Replace,
 }
 
-/// Answers requests, one after the other, until it is dropped; before each `let_in` is called with the functions, and `renew`.
+/// Answers requests, one after the other, until it is dropped; before each `let_in` is called with the functions and whether they
+/// come in even if they cannot read what is there, and `renew`.
 ///
 /// # Errors
 ///
@@ -43,7 +44,7 @@ pub async fn serve(
     bus: &Bus,
     pools: &Pools,
     id: &str,
-    let_in: impl AsyncFn(&[String]) -> Result<Vec<String>, Failure>,
+    let_in: impl AsyncFn(&[String], bool) -> Result<Vec<String>, Failure>,
     renew: impl AsyncFn(Credentials) -> Result<(), Failure>,
 ) -> Result<Infallible, Failure> {
     let requests = bus.subscribe(&subject(bus.app())).await;
@@ -82,7 +83,7 @@ pub async fn serve(
             restart.tell(&nothing).await;
             continue;
         }
-        match let_in(&functions).await {
+        match let_in(&functions, request.anyway).await {
             Ok(changed) => {
                 for line in changed {
                     let what = strip_str(&line).to_string();

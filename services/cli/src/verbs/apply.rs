@@ -5,6 +5,7 @@ use std::fmt::{Display, Write as _};
 
 use anstyle::Style;
 use oncue_admin::AdminError;
+use oncue_admin::changes::owners;
 use oncue_admin::changes::set_aside::Withdrawal;
 use oncue_admin::changes::waiting::Waiter;
 use oncue_admin::changes::{self, Obstacle};
@@ -26,8 +27,10 @@ use crate::exit::{self, Failure};
 use crate::manifests;
 use crate::settings::Settings;
 use crate::terminal::paint::{BAD, CHANGED, DIM, GOOD, paint, say};
+use crate::trial;
 
 #[derive(clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
 pub struct Args {
     /// Change nothing; say what would change. Exit code 3 if anything would.
     #[arg(long)]
@@ -37,6 +40,9 @@ pub struct Args {
     prune: bool,
     #[command(flatten)]
     consent: Consent,
+    /// Let programs in even if they cannot read samples of the rows and events that are there.
+    #[arg(long)]
+    anyway: bool,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -133,7 +139,14 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let contracts = settings.contracts().await?.programs;
     let bus = settings.bus().await?;
     let store = settings.store().await?;
-    let mode = match (args.dry_run, args.prune) {
+    // Whoever breaks a contract knows that not every event is read.
+    let tried = if args.anyway || args.consent.break_contract {
+        Ok(())
+    } else {
+        trial::refuse_unreadable(settings, &names).await
+    };
+    let dry_run = args.dry_run || tried.is_err();
+    let mode = match (dry_run, args.prune) {
         (true, _) => Mode::Look,
         (false, false) => Mode::Apply,
         (false, true) => Mode::Prune,
@@ -147,14 +160,15 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     };
     let changes = layout.carry_out(&bus, &store).await;
     if args.json {
-        say(serde_json::json!({ "dry_run": args.dry_run, "changes": changes }));
+        say(serde_json::json!({ "dry_run": dry_run, "changes": changes }));
     } else {
         for change in &changes {
             say(line(change));
         }
-        say(paint(DIM, summary(&changes, args.dry_run)));
+        say(paint(DIM, summary(&changes, dry_run)));
     }
-    Ok(verdict(&changes, args.dry_run))
+    tried?;
+    Ok(verdict(&changes, dry_run))
 }
 
 impl Consent {
@@ -327,6 +341,10 @@ impl Layout<'_> {
         store: &Store,
     ) -> Result<Ready, AdminError> {
         let function = &manifest.name;
+        let owner = owners::other_owner(manifest, self.manifests, self.config, store).await?;
+        if let Some(owned) = owner {
+            return Ok(Ready::Not(owned));
+        }
         let consumer = match bus.consumer_info(&manifest.stream, function).await {
             Ok(consumer) => consumer,
             // New, or on a stream that is not there either.
@@ -450,17 +468,14 @@ fn streams(
         .into_iter()
         .chain(domains)
         .collect();
-    let copies = domains.iter().map(|domain| config.stream(domain).replicas);
-    let copies = copies.chain([config.bucket().replicas]).max();
     let streams = domains
         .iter()
         .map(|domain| layout::stream(&config.app, domain, &config.stream(domain)));
     let bucket = layout::bucket(&config.app, &config.bucket());
     let streams = streams.chain([bucket]);
     // No worker starts without what is in it, so it outlives what the rest outlives.
-    let values = copies
-        .filter(|copies| *copies > 1)
-        .map(|copies| layout::values(&config.app).with_copies(copies));
+    let copies = config.most_copies();
+    let values = (copies > 1).then(|| layout::values(&config.app).with_copies(copies));
     streams.chain(values).collect()
 }
 

@@ -16,7 +16,14 @@ use crate::terminal::table::{self, Cell, number, text};
 /// Ids of lost events that are listed for each function.
 const MAX_LOST_IDS: usize = 10;
 
+/// Codes at the end of `oncue audit --help`.
+const EXIT_CODES: &str = "Exit codes:
+  0  every event is accounted for; dead letters and pending events are
+  1  events are lost, were removed, or have outputs in no stream; or a function could not be audited
+  4  NATS or Redis does not answer";
+
 #[derive(clap::Args)]
+#[command(after_help = EXIT_CODES)]
 pub struct Args {
     /// Functions to audit. Default: all of oncue.toml.
     #[arg(value_name = "FUNCTION")]
@@ -47,11 +54,19 @@ pub async fn run(args: Args, settings: &Settings) -> Result<u8, Failure> {
         show(&audits);
     }
     tell_gaps(settings).await;
-    Ok(if audits.iter().any(FunctionAudit::is_bad) {
-        exit::FAILED
-    } else {
-        exit::OK
-    })
+    let reasons = audits.iter().flat_map(|audit| {
+        let reasons = audit.why_bad().into_iter();
+        reasons.map(move |why| format!("{}: {why}", audit.function))
+    });
+    let reasons: Vec<String> = reasons.collect();
+    if reasons.is_empty() {
+        return Ok(exit::OK);
+    }
+    // In JSON the sums say it.
+    if !args.json {
+        say(format!("Exit code 1: {}.", reasons.join("; ")));
+    }
+    Ok(exit::FAILED)
 }
 
 /// Names what a restore did not bring back: no audit of what is there can.

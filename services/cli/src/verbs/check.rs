@@ -3,8 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use futures_util::future::join_all;
-use oncue_admin::{changes, program};
+use oncue_admin::changes::{self, owners};
 use oncue_core::bus::Bus;
 use oncue_core::bus::layout::Mode;
 use oncue_core::model::check::{Check, SAMPLES, Sample};
@@ -17,6 +16,7 @@ use crate::manifests;
 use crate::settings::Settings;
 use crate::terminal::paint::{BAD, DIM, GOOD, NAME, paint, remark, say};
 use crate::terminal::table::{self, Cell, text};
+use crate::trial;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -77,7 +77,9 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
                 .extend(breaks.iter().map(|b| format!("contract of {name}: {b}")));
         }
     }
-    if !args.without_servers {
+    if args.without_servers {
+        findings.refused.extend(owners::among(&manifests));
+    } else {
         with_servers(
             args,
             &manifests,
@@ -138,16 +140,14 @@ async fn with_servers(
     let refused = changes.iter().filter(|c| c.action == ChangeAction::Refused);
     let refused = refused.map(|change| format!("{}{}", change.what, apply::details(change)));
     findings.refused.extend(refused);
-    let samples = args.samples.to_string();
-    let tried = manifests.iter().map(|manifest| {
-        let arguments = ["--check", samples.as_str()];
-        let function = manifest.name.as_str();
-        async move { program::ask(&settings.bin, &settings.config, function, &arguments).await }
-    });
-    for (manifest, tried) in manifests.iter().zip(join_all(tried).await) {
-        match tried {
+    let names: Vec<String> = manifests
+        .iter()
+        .map(|manifest| manifest.name.clone())
+        .collect();
+    for trial in trial::of(settings, &names, args.samples).await {
+        match trial.outcome {
             Ok(check) => findings.tried.push(check),
-            Err(why) => findings.refused.push(format!("{}: {why}", manifest.name)),
+            Err(why) => findings.refused.push(format!("{}: {why}", trial.function)),
         }
     }
     Ok(())
@@ -184,7 +184,7 @@ fn show(findings: &Findings, functions: usize) {
         let what = format_args!("{functions} functions can take over.");
         say(paint(GOOD, what));
     } else {
-        remark("Nothing was changed. `oncue apply` refuses the same.");
+        remark("Nothing was changed. `oncue apply` and `oncue restart` refuse the same.");
     }
 }
 

@@ -54,6 +54,9 @@ async fn openapi(args: &Args, settings: &Settings) -> Result<Value, Failure> {
         routes: &routes,
         expose: &config.gateway.expose,
         heard: &config.gateway.stream,
+        auths: &config.auths,
+        auth: config.gateway.auth.as_deref(),
+        webhooks: config.webhooks.iter().collect(),
     }))
 }
 

@@ -8,7 +8,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
 
 use oncue_admin::consumers;
-use oncue_admin::flows::{self, Rebuilt, SearchLimits, Searched, Sources};
+use oncue_admin::flows::{self, Hold, Rebuilt, SearchLimits, Searched, Sources};
 use oncue_core::agreement;
 use oncue_core::bus::Bus;
 use oncue_core::model::flow::{Flow, StepRow};
@@ -133,10 +133,11 @@ async fn untracked(
             "rows are kept of flows with a ledger only; send its event with `Oncue-Track: 1` to have one",
         );
     }
+    let hold = Hold::of(&flow, bus).await.map_err(Failure::silent)?;
     if args.json {
-        say(document(&flow, Some(&searched)));
+        say(document(&flow, hold, Some(&searched)));
     } else {
-        say(tree::draw(&flow, event::now_ms()));
+        say(tree::draw(&flow, hold.as_ref(), event::now_ms()));
         let more = if searched.cut {
             "; what nobody has acted on yet, or was delayed, may be missing: --all reads on"
         } else {
@@ -170,13 +171,13 @@ async fn rebuild(
     rebuilt.map_err(Failure::silent)
 }
 
-fn document(flow: &Flow, searched: Option<&Searched>) -> Value {
+fn document(flow: &Flow, hold: Option<Hold>, searched: Option<&Searched>) -> Value {
     json!({
         "from": if searched.is_some() { "streams" } else { "ledger" },
         "searched": searched,
         "status": flow.status(),
         "complete": flow.is_complete(),
-        "waits_for": flow.waits_for().map(|(event, step)| json!({ "event": event.id, "type": event.ty, "step": step })),
+        "waits_for": flow.waits_for().map(|(event, step)| json!({ "event": event.id, "type": event.ty, "step": step, "hold": hold })),
         "flow": flow,
     })
 }
@@ -264,14 +265,15 @@ impl View {
 
     async fn show(&self, mut flow: Flow, rows: Option<Vec<StepWithRow>>) -> Result<u8, Failure> {
         self.settle(&mut flow).await?;
+        let hold = self.hold(&flow).await?;
         if self.json {
-            let mut document = document(&flow, None);
+            let mut document = document(&flow, hold, None);
             if let Some(rows) = rows {
                 document["rows"] = json!(rows);
             }
             say(document);
         } else {
-            say(tree::draw(&flow, event::now_ms()));
+            say(tree::draw(&flow, hold.as_ref(), event::now_ms()));
             for step in rows.into_iter().flatten() {
                 say(step.draw());
             }
@@ -293,6 +295,14 @@ impl View {
         Ok(())
     }
 
+    /// Reason that keeps the step back which the flow waits for.
+    async fn hold(&self, flow: &Flow) -> Result<Option<Hold>, Failure> {
+        match &self.bus {
+            Some(bus) => Hold::of(flow, bus).await.map_err(Failure::silent),
+            None => Ok(None),
+        }
+    }
+
     /// Looks again until the flow is complete. Polls: a ledger tells nobody when it changes.
     async fn follow(&self, first: Flow) -> Result<u8, Failure> {
         let store = self.redis.clone();
@@ -309,7 +319,8 @@ impl View {
             self.settle(&mut flow).await?;
             let over = flow.open == 0;
             if screen.is_live() || before.as_ref() != Some(&flow) {
-                screen.draw(&flow, over);
+                let hold = self.hold(&flow).await?;
+                screen.draw(&flow, hold, over);
             }
             if over {
                 return Ok(if flow.is_complete() && flow.dead() == 0 {
@@ -347,11 +358,11 @@ impl Screen {
         self.live
     }
 
-    fn draw(&mut self, flow: &Flow, last: bool) {
+    fn draw(&mut self, flow: &Flow, hold: Option<Hold>, last: bool) {
         if self.json {
-            return say(document(flow, None));
+            return say(document(flow, hold, None));
         }
-        let text = tree::draw(flow, event::now_ms());
+        let text = tree::draw(flow, hold.as_ref(), event::now_ms());
         if !self.live {
             return say(format_args!("{text}\n"));
         }

@@ -335,7 +335,9 @@ fn check(name: &str) -> Result<(), Failure> {
             "{name:?} is no name for an app: a-z, 0-9 and '-', beginning with a letter"
         )));
     }
-    if reserved || TAKEN.contains(&name) || is_keyword(name) {
+    // Crates of Oncue begin so, those that there may be one day as well.
+    let is_ours = name.starts_with("oncue-");
+    if reserved || is_ours || TAKEN.contains(&name) || is_keyword(name) {
         return Err(Failure::usage(format_args!(
             "{name:?} is taken by Rust, cargo or Oncue; choose another name"
         )));
@@ -423,11 +425,25 @@ mod tests {
 
     #[test]
     fn only_names_that_all_can_bear_are_taken() {
-        for name in ["shop", "my-shop2", "a"] {
+        for name in ["shop", "my-shop2", "a", "oncues"] {
             assert!(check(name).is_ok(), "{name}");
         }
         for name in [
-            "", "Shop", "2nd", "-a", "a-", "a_b", "test", "async", "dlq", "a/b", "../x",
+            "",
+            "Shop",
+            "2nd",
+            "-a",
+            "a-",
+            "a_b",
+            "test",
+            "async",
+            "dlq",
+            "a/b",
+            "../x",
+            "oncue",
+            "oncue-proto",
+            "oncue-build",
+            "oncue-shop",
         ] {
             assert!(check(name).is_err(), "{name}");
         }

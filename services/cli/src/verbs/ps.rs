@@ -4,11 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anstyle::Style;
-use oncue_admin::consumers;
 use oncue_admin::functions::{FunctionState, Overview};
 use oncue_admin::services::bounds::{self, SetBounds};
+use oncue_admin::{consumers, dead_letters};
 use oncue_core::bus::Bus;
 use oncue_core::config::{FunctionConfig, Scale};
+use oncue_core::model::audit::WAITING_MS;
+use oncue_core::store::{Store, WaitingOutputs};
+use oncue_proto::event;
 use serde::Serialize;
 
 use crate::exit::{self, Failure};
@@ -50,6 +53,8 @@ struct FunctionRow {
     retried: u64,
     failed: u64,
     dead: u64,
+    /// Dead letters that are there now.
+    open_letters: u64,
     /// Commits whose outputs are in no stream yet.
     waiting_outputs: u64,
     average_ms: Option<f64>,
@@ -63,10 +68,12 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         .await
         .map_err(Failure::silent)?;
     let mut set = bounds::all(&bus).await.map_err(Failure::silent)?;
+    let letters = dead_letters::counts(&bus).await.map_err(Failure::silent)?;
     // Without Redis only what runs now has counted anything.
-    let totals = match settings.store().await {
-        Ok(store) => store.counts().await.unwrap_or_default(),
-        Err(_) => BTreeMap::new(),
+    let store = settings.store().await.ok();
+    let totals = match &store {
+        Some(store) => store.counts().await.unwrap_or_default(),
+        None => BTreeMap::new(),
     };
     let declared = &settings.config.functions;
     // Declared ones also where nobody runs them: what is missing is what one looks for.
@@ -74,12 +81,21 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let known = declared.keys().chain(overview.running());
     let left = overview.consumers.keys().filter(|_| !declared.is_empty());
     let names: BTreeSet<&String> = known.chain(left).collect();
+    let waiting = match &store {
+        Some(store) => waiting_outputs(&names, store).await,
+        None => None,
+    };
     let lines: Vec<FunctionRow> = names
         .into_iter()
         .map(|name| {
             let scale = declared.get(name).map(FunctionConfig::scale);
             let mut row = line(name, scale, &overview);
             row.set_bounds = set.remove(name);
+            row.open_letters = letters.get(name).copied().unwrap_or_default();
+            // What a worker has counted is some seconds old.
+            if let Some(waiting) = &waiting {
+                row.waiting_outputs = waiting.get(name).map_or(0, |waiting| waiting.commits);
+            }
             if let Some(totals) = totals.get(name) {
                 row.add_former(totals);
             }
@@ -104,6 +120,16 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     } else {
         exit::SILENT
     })
+}
+
+/// Outputs in no stream, by function, as `oncue doctor` asks for them; `None` where Redis does not say.
+async fn waiting_outputs(
+    names: &BTreeSet<&String>,
+    store: &Store,
+) -> Option<BTreeMap<String, WaitingOutputs>> {
+    let names: Vec<&str> = names.iter().map(|name| name.as_str()).collect();
+    let old = event::now_ms().saturating_sub(WAITING_MS);
+    store.waiting_outputs(&names, old).await.ok()
 }
 
 /// Names of the event streams.
@@ -157,6 +183,7 @@ fn line(name: &str, scale: Option<Scale>, overview: &Overview) -> FunctionRow {
         retried: total.stats.retried,
         failed: total.failed,
         dead: total.stats.dead,
+        open_letters: 0,
         waiting_outputs: total.stats.waiting_outputs,
         average_ms: total.average_ms().map(|ms| (ms * 100.0).round() / 100.0),
         last_error: status.last_error().map(str::to_owned),
@@ -186,7 +213,7 @@ fn table(lines: &[FunctionRow]) -> String {
         "APPLIED",
         "DUPLICATES",
         "FAILED",
-        "DEAD",
+        "OPEN LETTERS",
         "AVERAGE",
     ];
     let rows: Vec<Vec<Cell>> = lines.iter().map(row).collect();
@@ -216,7 +243,7 @@ fn row(line: &FunctionRow) -> Vec<Cell> {
         number(line.applied),
         number(line.duplicates),
         bad(line.failed),
-        bad(line.dead),
+        bad(line.open_letters),
         text(average).right(),
     ]
 }

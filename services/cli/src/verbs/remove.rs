@@ -13,7 +13,6 @@ use oncue_admin::services::bounds;
 use oncue_core::bus::Bus;
 use oncue_core::bus::info::ConsumerInfo;
 use oncue_core::contract;
-use oncue_core::model::manifest::Manifest;
 use oncue_core::secret;
 use oncue_core::store::{GRACE_MS, Store};
 use oncue_proto::event;
@@ -100,7 +99,13 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     // First of what is forgotten: a function of this name that comes later begins without them, whatever fails behind.
     let unbound = bounds::take_away(&bus, function).await;
     unbound.map_err(Failure::silent)?;
-    let keep = (!args.forget).then(|| marks_stay(manifest.as_ref(), settings));
+    // Its consumer knows as well where it listened, if the registration is gone.
+    let stream = match (&manifest, &found) {
+        (Some(manifest), _) => manifest.stream.as_str(),
+        (None, Some(info)) => info.stream_name.as_str(),
+        (None, None) => "",
+    };
+    let keep = (!args.forget).then(|| marks_stay(stream, settings));
     let forgotten = store.forget_function(function, keep).await;
     forgotten.map_err(Failure::silent)?;
     let forgotten = contract::store(&bus, function, Vec::new()).await;
@@ -135,8 +140,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
 }
 
 /// Time for which events of the function may still be in their stream, or come again.
-fn marks_stay(manifest: Option<&Manifest>, settings: &Settings) -> Duration {
-    let stream = manifest.map_or("", |manifest| &manifest.stream);
+fn marks_stay(stream: &str, settings: &Settings) -> Duration {
     settings.config.stream(stream).horizon.0 + Duration::from_millis(GRACE_MS)
 }
 

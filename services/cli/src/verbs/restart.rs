@@ -12,6 +12,9 @@ use crate::terminal::paint::{DIM, GOOD, paint, say};
 pub struct Args {
     /// Functions to restart. Default: all of them.
     functions: Vec<String>,
+    /// Replace them even if the new program cannot read samples of the rows and events that are there.
+    #[arg(long)]
+    anyway: bool,
 }
 
 pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
@@ -38,6 +41,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
             supervisor,
             functions: args.functions.clone(),
             rotate: false,
+            anyway: args.anyway,
         };
         replaced += ask(&request, &bus).await?;
     }
@@ -60,6 +64,7 @@ pub async fn rotate(settings: &Settings) -> Result<u8, Failure> {
             supervisor,
             functions: Vec::new(),
             rotate: true,
+            anyway: false,
         };
         ask(&request, &bus).await?;
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use oncue_admin::stores::backup::{self, Contents};
+use oncue_core::app::AppName;
 use oncue_core::bus::Bus;
 use oncue_core::store::Store;
 use oncue_proto::event;
@@ -39,9 +40,12 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let streams = streams.map_err(Failure::silent)?;
     let is_used = store.is_used().await.map_err(Failure::silent)?;
     let mut lasts = BTreeMap::new();
+    let mut gone = Vec::new();
     if !streams.is_empty() || is_used {
         lasts = last_sequences(&streams, &bus).await?;
-        clear(args, &streams, is_used, &bus, &store).await?;
+        ask(args, &streams, is_used, app)?;
+        let cleared = backup::clear(&bus, &store, &contents, &streams).await;
+        gone = cleared.map_err(failure)?;
     }
     let restored = backup::restore(&bus, &store, &args.dir, &contents, &mut |line| {
         remark(paint(DIM, line));
@@ -59,7 +63,7 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
         format_args!("The app {app} is as it was at {begun}."),
     ));
     tell_gaps(&store).await?;
-    tell_removed(&contents, lasts);
+    tell_removed(&contents, lasts, &gone);
     remark(paint(
         DIM,
         "Start the workers, and look at `oncue audit` when they have caught up.",
@@ -113,19 +117,25 @@ async fn last_sequences(streams: &[String], bus: &Bus) -> Result<BTreeMap<String
     Ok(lasts)
 }
 
-/// Names what the streams that were removed had and the backup has not.
-fn tell_removed(contents: &Contents, lasts: BTreeMap<String, u64>) {
+/// Names what the streams that were there had and the backup has not. Those that are not `gone` have something of other apps.
+fn tell_removed(contents: &Contents, lasts: BTreeMap<String, u64>, gone: &[String]) {
     for (stream, last) in lasts {
         let saved = contents.streams.iter().find(|saved| saved.name == stream);
         let saved = saved.map_or(0, |saved| saved.last);
-        if last > saved {
-            say(format_args!(
-                "{} {stream}: sequences {} to {} came after the backup and were removed; their senders must send them again",
-                paint(CHANGED, "warning:"),
-                number(saved + 1),
-                number(last)
-            ));
+        if last <= saved {
+            continue;
         }
+        let fate = if gone.contains(&stream) {
+            "were removed; their senders must send them again"
+        } else {
+            "were removed as far as they are of this app; those of other apps stay"
+        };
+        say(format_args!(
+            "{} {stream}: sequences {} to {} came after the backup and {fate}",
+            paint(CHANGED, "warning:"),
+            number(saved + 1),
+            number(last)
+        ));
     }
 }
 
@@ -134,20 +144,14 @@ fn is_bucket(name: &str) -> bool {
     name.starts_with("KV_") || name.starts_with("OBJ_")
 }
 
-/// Removes what is there, if that was asked for.
-async fn clear(
-    args: &Args,
-    streams: &[String],
-    is_used: bool,
-    bus: &Bus,
-    store: &Store,
-) -> Result<(), Failure> {
+/// Refuses or asks before what is there is removed.
+fn ask(args: &Args, streams: &[String], is_used: bool, app: &AppName) -> Result<(), Failure> {
     let mut there: Vec<String> = streams
         .iter()
         .map(|name| format!("stream {name}"))
         .collect();
     if is_used {
-        there.push(format!("keys {}:* in Redis", bus.app()));
+        there.push(format!("keys {app}:* in Redis"));
     }
     let there = there.join(", ");
     if !args.replace {
@@ -156,6 +160,5 @@ async fn clear(
                 .advise("`oncue backup` them first if in doubt; --replace removes them"),
         );
     }
-    confirm::ask(&format!("Remove {there}?"), args.yes)?;
-    backup::clear(bus, store, streams).await.map_err(failure)
+    confirm::ask(&format!("Remove {there}?"), args.yes)
 }

@@ -54,6 +54,7 @@ async fn everywhere(
             supervisor,
             functions: vec![name.to_owned()],
             rotate: false,
+            anyway: false,
         };
         let asked = restart::ask(&request, &app.bus, |progress| match progress {
             RestartProgress::Changed { what } => app.jobs.step(id, 0, what.clone()),

@@ -73,14 +73,15 @@ function alarm(tick) {
   const { nats, redis } = tick.servers ?? {};
   alarms = [nats, redis].filter(Boolean);
   if (!nats && tick.away) alarms.push({ why: `The console cannot see what goes on: ${tick.away}`, advice: "oncue doctor asks both servers itself", since: tick.at });
-  if (tick.regression) alarms.push({ why: tick.regression, advice: "until then no worker starts" });
+  for (const why of [tick.regression, tick.lost].filter(Boolean)) alarms.push({ why, advice: "until then no worker starts" });
   document.body.classList.toggle("unknown", Boolean(nats || tick.away));
   drawAlarms();
   if (nats || tick.away) pulse("away", "NATS is away");
   else if (redis) pulse("away", "Redis is away");
   else if (tick.regression) pulse("away", "Redis went back");
+  else if (tick.lost) pulse("away", "NATS went back");
   else pulse("live", "live");
-  const state = [(nats || tick.away) && "NATS", redis && "Redis", tick.regression && "regression"].filter(Boolean).join(", ");
+  const state = [(nats || tick.away) && "NATS", redis && "Redis", tick.regression && "regression", tick.lost && "lost"].filter(Boolean).join(", ");
   sayHeadline(state, state === "" ? "All servers answer again" : alarms.map(({ why, advice }) => `${why}. ${advice}.`).join(" "));
 }
 

@@ -10,15 +10,18 @@ use oncue_http::address::ClientAddress;
 use oncue_http::brake::Brake;
 use serde_json::{Map, Value};
 
+use super::guesses::Guesses;
 use super::identity::Identity;
 use super::keys::Keys;
 use super::oidc::Issuer;
-use super::refusal::{braked, insufficient, invalid, no_credential};
+use super::refusal::{insufficient, invalid, no_credential};
 use crate::problem::{MALFORMED, Problem, UNAUTHENTICATED};
 use crate::request::text;
 
 /// Header for clients that cannot set `Authorization`.
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+/// Headers in which a credential may stand.
+pub const CREDENTIALS: [HeaderName; 2] = [header::AUTHORIZATION, API_KEY];
 /// Longest credential that is looked at.
 const MAX_CREDENTIAL: usize = 16 << 10;
 
@@ -31,7 +34,7 @@ pub struct Shared {
 
 /// Policy by which credentials are judged.
 pub struct Auth {
-    config: AuthConfig,
+    pub config: AuthConfig,
     shared: Arc<Shared>,
     issuer: Option<Issuer>,
 }
@@ -59,6 +62,23 @@ impl Auth {
         headers: &HeaderMap,
         client: Option<ClientAddress>,
     ) -> Result<Identity, Problem> {
+        let brake = &self.shared.brake;
+        self.judge(headers, Some(Guesses { brake, client })).await
+    }
+
+    /// As [`identify`](Self::identify), for somebody who was let in before: that is no guess, and no brake holds it up.
+    ///
+    /// # Errors
+    /// 401 and 403 where they are to be let in no more, 503 where nobody can say.
+    pub async fn identify_again(&self, headers: &HeaderMap) -> Result<Identity, Problem> {
+        self.judge(headers, None).await
+    }
+
+    async fn judge(
+        &self,
+        headers: &HeaderMap,
+        guesses: Option<Guesses<'_>>,
+    ) -> Result<Identity, Problem> {
         let Some(token) = credential(headers)? else {
             return Err(no_credential(
                 "send a credential as `Authorization: Bearer ...` or, for an API key, as `X-API-Key`",
@@ -69,22 +89,18 @@ impl Auth {
         }
         let mut identity = match &self.issuer {
             Some(issuer) if !(self.config.keys && ApiKey::id_of(token).is_some()) => {
-                self.of_token(issuer, token, client).await?
+                self.of_token(issuer, token, guesses).await?
             }
-            _ => self.of_key(token, client).await?,
+            _ => self.of_key(token, guesses).await?,
         };
         self.check_scopes(&identity)?;
         identity.owner = self.owner(&identity)?;
         Ok(identity)
     }
 
-    async fn of_key(
-        &self,
-        token: &str,
-        client: Option<ClientAddress>,
-    ) -> Result<Identity, Problem> {
-        let Shared { store, keys, brake } = &*self.shared;
-        let key = keys.find(store, brake, client, token).await?;
+    async fn of_key(&self, token: &str, guesses: Option<Guesses<'_>>) -> Result<Identity, Problem> {
+        let Shared { store, keys, .. } = &*self.shared;
+        let key = keys.find(store, guesses, token).await?;
         key.map(|key| identity_of(&key))
             .ok_or_else(|| invalid("there is no such API key, or it was revoked or has expired"))
     }
@@ -93,18 +109,21 @@ impl Auth {
         &self,
         issuer: &Issuer,
         token: &str,
-        client: Option<ClientAddress>,
+        guesses: Option<Guesses<'_>>,
     ) -> Result<Identity, Problem> {
         // Whoever shares an address with somebody whose tokens are bad is not to be held up by that.
         if let Some(identified) = issuer.recall(token).await {
             return identified;
         }
-        let brake = &self.shared.brake;
-        brake.check(client).map_err(braked)?;
+        if let Some(guesses) = guesses {
+            guesses.check()?;
+        }
         let identified = issuer.identify(token).await;
-        if matches!(&identified, Err(problem) if problem.kind() == UNAUTHENTICATED) {
+        if let Some(guesses) = guesses
+            && matches!(&identified, Err(problem) if problem.kind() == UNAUTHENTICATED)
+        {
             // Whether or not it was let: the next one is held.
-            let _ = brake.take(client);
+            let _ = guesses.take();
         }
         identified
     }
@@ -149,6 +168,7 @@ fn identity_of(key: &ApiKey) -> Identity {
         scopes: key.scopes.clone(),
         claims,
         owner: None,
+        expires: key.expires,
     }
 }
 

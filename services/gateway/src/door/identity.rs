@@ -16,6 +16,8 @@ pub struct Identity {
     pub claims: Map<String, Value>,
     /// Owner of what they upload, where the policy says which claim that is.
     pub owner: Option<String>,
+    /// Unix milliseconds from which the credential is refused; `None` for never.
+    pub expires: Option<u64>,
 }
 
 impl Identity {

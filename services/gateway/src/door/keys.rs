@@ -10,13 +10,12 @@ use std::time::{Duration, Instant};
 
 use oncue_core::model::api_key::ApiKey;
 use oncue_core::store::Store;
-use oncue_http::address::ClientAddress;
-use oncue_http::brake::Brake;
 use oncue_proto::event;
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 
-use super::refusal::{away, braked};
+use super::guesses::Guesses;
+use super::refusal::away;
 use crate::problem::Problem;
 
 /// Time for which an answer of Redis holds, and so the longest that a revoked key is still taken.
@@ -55,12 +54,11 @@ impl Keys {
     pub async fn find(
         &self,
         store: &Store,
-        brake: &Brake,
-        client: Option<ClientAddress>,
+        guesses: Option<Guesses<'_>>,
         token: &str,
     ) -> Result<Option<Arc<ApiKey>>, Problem> {
         let Some(id) = ApiKey::id_of(token) else {
-            brake.take(client).map_err(braked)?;
+            guesses.map_or(Ok(()), Guesses::take)?;
             return Ok(None);
         };
         let slot = self.slot(Sha256::digest(token).into());
@@ -69,7 +67,10 @@ impl Keys {
         let key = if let Some(known) = known {
             known.key.clone()
         } else {
-            let key = self.ask(store, brake, client, id, token).await?;
+            // One that was right is no guess, however many others from its address are. It costs one question in a while.
+            let was_right = answer.as_ref().is_some_and(Answer::is_right);
+            let guesses = guesses.filter(|_| !was_right);
+            let key = self.ask(store, guesses, id, token).await?;
             *answer = Some(Answer {
                 at: Instant::now(),
                 key: key.clone(),
@@ -83,8 +84,7 @@ impl Keys {
     async fn ask(
         &self,
         store: &Store,
-        brake: &Brake,
-        client: Option<ClientAddress>,
+        guesses: Option<Guesses<'_>>,
         id: &str,
         token: &str,
     ) -> Result<Option<Arc<ApiKey>>, Problem> {
@@ -94,13 +94,15 @@ impl Keys {
                 "Redis does not answer, so the API key cannot be checked",
             ));
         }
-        brake.take(client).map_err(braked)?;
+        guesses.map_or(Ok(()), Guesses::take)?;
         let found = look_up(store, id, token).await;
         if found.is_err() {
             *self.away.lock() = Some(Instant::now() + AWAY_PAUSE);
         }
-        if !matches!(found, Ok(None)) {
-            brake.give_back(client);
+        if let Some(guesses) = guesses
+            && !matches!(found, Ok(None))
+        {
+            guesses.give_back();
         }
         found
     }
@@ -111,7 +113,7 @@ impl Keys {
             // One that is locked is being looked up. With so many wrong keys at once, right ones are asked for again.
             slots.retain(|_, slot| {
                 let answer = slot.answer.try_lock();
-                answer.is_ok_and(|answer| answer.as_ref().is_some_and(Answer::is_worth_keeping))
+                answer.is_ok_and(|answer| answer.as_ref().is_some_and(Answer::is_right))
             });
             if slots.len() >= MOST_SLOTS {
                 slots.clear();
@@ -122,8 +124,9 @@ impl Keys {
 }
 
 impl Answer {
-    fn is_worth_keeping(&self) -> bool {
-        self.key.is_some() && self.at.elapsed() < FRESH
+    /// Whether there was a key: then it is known that to ask again is no guess.
+    fn is_right(&self) -> bool {
+        self.key.is_some()
     }
 }
 

@@ -1,11 +1,13 @@
 //! The door: who may come in. [`policies`] are made of `[auth.NAME]` and `[limit.NAME]` once, [`enter`] holds one before a path: it
 //! finds the [`identity`] of a request ([`auth`], by API [`keys`] or by tokens of an issuer, [`oidc`]), behind a brake on those
-//! who try, and counts it for its [`limit`].
+//! who try, and counts it for its [`limit`]. Whoever listens has one of the [`seats`], for as long as it would be let in.
 
 pub mod auth;
 pub mod identity;
 pub mod policies;
+pub mod seats;
 
+mod guesses;
 mod keys;
 mod limit;
 mod oidc;
@@ -14,31 +16,20 @@ mod spender;
 
 pub use self::refusal::insufficient;
 
-use std::sync::Arc;
-
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::HeaderMap;
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
-use oncue_http::Peer;
-use oncue_http::address::requester;
 
 use self::limit::Requester;
 use self::policies::Policy;
-use crate::App;
 use crate::problem::Problem;
+use crate::request::Client;
 use crate::routes::live::Found;
 
-/// A policy before some paths, with the app.
-#[derive(Clone)]
-pub struct Guarded {
-    pub app: Arc<App>,
-    pub policy: Policy,
-}
-
 /// Middleware that lets a request pass as its policy says, with its identity as an extension.
-pub async fn enter(State(guarded): State<Guarded>, mut request: Request, next: Next) -> Response {
-    match admit(&guarded, &mut request).await {
+pub async fn enter(State(policy): State<Policy>, mut request: Request, next: Next) -> Response {
+    match admit(&policy, &mut request).await {
         Ok(headers) => {
             let mut response = next.run(request).await;
             response.headers_mut().extend(headers);
@@ -49,11 +40,8 @@ pub async fn enter(State(guarded): State<Guarded>, mut request: Request, next: N
 }
 
 /// Headers of the answer to a request that may pass.
-pub async fn admit(guarded: &Guarded, request: &mut Request) -> Result<HeaderMap, Problem> {
-    let Guarded { app, policy } = guarded;
-    let peer = request.extensions().get::<Peer>().copied();
-    let proxies = &app.config.proxies;
-    let client = peer.and_then(|Peer(peer)| requester(peer.ip(), request.headers(), proxies));
+pub async fn admit(policy: &Policy, request: &mut Request) -> Result<HeaderMap, Problem> {
+    let client = Client::of(request.extensions());
     let early = policy.limit.as_ref().filter(|limit| limit.is_before_auth());
     let late = policy
         .limit
@@ -70,7 +58,10 @@ pub async fn admit(guarded: &Guarded, request: &mut Request) -> Result<HeaderMap
         headers = limit.count(&requester).await?;
     }
     let identity = match &policy.auth {
-        Some(auth) => Some(auth.identify(request.headers(), client).await?),
+        Some(auth) => {
+            let identified = auth.identify(request.headers(), client).await;
+            Some(identified.map_err(|problem| with_headers(problem, &headers))?)
+        }
         None => None,
     };
     if let Some(limit) = late {
@@ -84,7 +75,18 @@ pub async fn admit(guarded: &Guarded, request: &mut Request) -> Result<HeaderMap
     if let Some(identity) = identity {
         request.extensions_mut().insert(identity);
     }
+    if let Some(auth) = &policy.auth {
+        // By which whoever stays is judged again.
+        request.extensions_mut().insert(auth.clone());
+    }
     Ok(headers)
+}
+
+/// A problem of a request that was counted, which says how things stand as well.
+fn with_headers(problem: Problem, headers: &HeaderMap) -> Problem {
+    headers.iter().fold(problem, |problem, (name, value)| {
+        problem.with_header(name.clone(), value.clone())
+    })
 }
 
 /// Path as the router has it, with the method.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use oncue_core::config::Config;
+use oncue_core::config::{AuthConfig, Config};
 use oncue_core::store::Store;
 use oncue_http::brake::Brake;
 use oncue_http::rate::Rate;
@@ -64,6 +64,14 @@ impl Policies {
             auths,
             limits: limits.collect(),
         })
+    }
+
+    /// Settings of all that ask for a credential, by their names.
+    pub fn auth_configs(&self) -> BTreeMap<String, AuthConfig> {
+        let auths = self.auths.iter();
+        auths
+            .map(|(name, auth)| (name.clone(), auth.config.clone()))
+            .collect()
     }
 
     /// First of these names that is none here, with its section.

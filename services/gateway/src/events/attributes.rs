@@ -13,7 +13,7 @@ use oncue_proto::event::{self, Meta};
 use serde_json::value::RawValue;
 
 use crate::problem::{CLOCK, MALFORMED, MEDIA_TYPE, Problem};
-use crate::request::{check_id, idempotency_key, text};
+use crate::request::{check_id, text};
 
 /// `source` of events whose client names none.
 pub const SOURCE: &str = "/gateway";
@@ -105,6 +105,7 @@ impl ReadEvent {
             .map_err(|e| malformed(format!("not a structured CloudEvent: {e}")))?;
         let data = members.remove("data");
         let data_base64 = members.remove("data_base64");
+        check_number(members.len())?;
         let attributes = Attributes::of_members(&mut members)?;
         let format = match take_string(&mut members, "datacontenttype")? {
             None if data_base64.is_some() => Format::Protobuf,
@@ -165,6 +166,16 @@ fn attribute_header(headers: &HeaderMap, name: &'static str) -> Result<Option<St
         .ok_or_else(|| malformed(format!("header {name} is not percent-encoded UTF-8")))
 }
 
+/// Refuses more attributes than an event may have, those that are not known included.
+fn check_number(attributes: usize) -> Result<(), Problem> {
+    if attributes > event::MAX_ATTRIBUTES {
+        let most = event::MAX_ATTRIBUTES;
+        let why = format!("{attributes} attributes; an event has at most {most}");
+        return Err(malformed(why));
+    }
+    Ok(())
+}
+
 fn malformed(why: impl Into<String>) -> Problem {
     Problem::new(MALFORMED, why)
 }
@@ -182,6 +193,8 @@ impl Attributes {
 
     /// From `ce-*` headers; others are extensions nobody here knows.
     fn of_headers(headers: &HeaderMap) -> Result<Self, Problem> {
+        let names = headers.keys().map(HeaderName::as_str);
+        check_number(names.filter(|name| name.starts_with("ce-")).count())?;
         Ok(Self {
             id: attribute_header(headers, "ce-id")?,
             source: attribute_header(headers, "ce-source")?,
@@ -206,10 +219,10 @@ impl Attributes {
         Ok(attributes)
     }
 
-    /// Completes the attributes to those that travel. An id from the client means that it may send the event again,
-    /// and without a time of its own every copy would get another: then none is given, which the seen-marks behind
-    /// know how to handle.
-    pub fn meta(self, ty: &str, headers: &HeaderMap) -> Result<Meta, Problem> {
+    /// Completes the attributes to those that travel; `key` is the id of an event that brings none. An id from the client means
+    /// that it may send the event again, and without a time of its own every copy would get another: then none is given, which
+    /// the seen-marks behind know how to handle.
+    pub fn meta(self, ty: &str, key: Option<String>) -> Result<Meta, Problem> {
         if let Some(version) = self.version.filter(|version| version != "1.0") {
             return Err(malformed(format!("specversion {version:?} is not \"1.0\"")));
         }
@@ -222,7 +235,7 @@ impl Attributes {
         event::check_source(&source).map_err(|e| malformed(e.message))?;
         let id = match self.id {
             Some(id) => Some(check_id(id)?),
-            None => idempotency_key(headers)?,
+            None => key,
         };
         let time = self.time.as_deref().map(check_time).transpose()?;
         let timed = time.is_some() || id.is_none();
@@ -270,14 +283,27 @@ mod tests {
             (read.format, &read.payload[..]),
             (Format::Json, &br#"{"page": "/a", "n":1.50}"#[..])
         );
-        let meta = read
-            .attributes
-            .meta("web.page.viewed", &HeaderMap::new())
-            .unwrap();
+        let meta = read.attributes.meta("web.page.viewed", None).unwrap();
         assert_eq!(
             (meta.id.as_str(), meta.flow.as_str(), meta.timed),
             ("a", "a", false)
         );
+    }
+
+    #[test]
+    fn attributes_are_bounded_in_both_modes() {
+        for (extra, fits) in [(99, true), (100, false)] {
+            let extensions: String = (0..extra).map(|n| format!(r#","x{n}":1"#)).collect();
+            let body = format!(r#"{{"specversion":"1.0","data":{{}}{extensions}}}"#);
+            let read = ReadEvent::of_document(body.as_bytes());
+            assert_eq!(read.is_ok(), fits, "{extra}");
+            let headers = (0..=extra).map(|n| {
+                let name = HeaderName::from_bytes(format!("ce-x{n}").as_bytes());
+                (name.unwrap(), "1".parse().unwrap())
+            });
+            let read = Attributes::of_headers(&headers.collect());
+            assert_eq!(read.is_ok(), fits, "{extra}");
+        }
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! Several CloudEvents in one request [CloudEvents 1.0.2 JSON 4]: one verdict for each in the answer. All are compared with
 //! their contracts before any is taken, so one that is wrong keeps out the others; then they are taken in their order.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::Request;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use oncue_proto::event::stream_of_type;
 use serde::Serialize;
@@ -16,7 +19,7 @@ use super::{Accepted, known_type, outcome};
 use crate::App;
 use crate::flows::wait::is_tracking_asked;
 use crate::observe::trace::Trace;
-use crate::problem::{MALFORMED, Problem, TOO_LARGE, WITHHELD};
+use crate::problem::{ID_REUSE, MALFORMED, Problem, TOO_LARGE, WITHHELD};
 use crate::request::body::Incoming;
 use crate::request::check_encoding;
 
@@ -71,7 +74,7 @@ struct Judged {
 
 /// Takes the batch; where the path names a type, its events are of that.
 pub async fn take(
-    app: &App,
+    app: &Arc<App>,
     trace: &Trace,
     named: Option<&str>,
     request: Request,
@@ -81,8 +84,7 @@ pub async fn take(
     let body = Incoming::new(body, headers, app.pace());
     check_encoding(headers)?;
     let limit = LARGEST * app.max_event();
-    // Its permits are held until the streams have answered.
-    let body = body.read(headers, limit, &app.memory).await?;
+    let body = body.read(&head, limit, &app.memory).await?;
     let documents: Vec<&RawValue> = serde_json::from_slice(&body.bytes).map_err(|e| {
         let why = format!("a batch is a JSON array of CloudEvents: {e}");
         Problem::new(MALFORMED, why)
@@ -99,11 +101,17 @@ pub async fn take(
     for document in documents {
         judged.push(judge(app, named, document, track).await?);
     }
+    refuse_other_sources(&mut judged);
     if judged.iter().any(|judged| judged.event.is_err()) {
         let events = judged.into_iter().map(|judged| withheld(app, judged));
         return Ok(answer(StatusCode::BAD_REQUEST, events.collect()));
     }
+    let body = Arc::new(body);
     let events = judged.into_iter().filter_map(|judged| judged.event.ok());
+    let events = events.map(|event| NewEvent {
+        body: Some(body.clone()),
+        ..event
+    });
     take_all(app, trace, events).await
 }
 
@@ -154,7 +162,27 @@ fn prepare(
         return Err(Problem::new(TOO_LARGE, why));
     }
     let entry = known_type(app, &ty.unwrap_or_default())?;
-    app.prepare(&entry, read, &HeaderMap::new(), track)
+    app.prepare(&entry, read, None, track)
+}
+
+/// Refuses events under an id that one of another source before them has: they are two, of which the streams would keep one.
+fn refuse_other_sources(judged: &mut [Judged]) {
+    let mut sources: HashMap<String, String> = HashMap::new();
+    for judged in judged {
+        let Ok(NewEvent { meta, .. }) = &judged.event else {
+            continue;
+        };
+        let first = sources.entry(meta.id.clone());
+        let first = first.or_insert_with(|| meta.source.clone());
+        if *first != meta.source {
+            let why = format!(
+                "id {:?} is that of an event from {first:?} in this batch, and here one from {:?}: give every event an id that no \
+                 other source uses",
+                meta.id, meta.source
+            );
+            judged.event = Err(Problem::new(ID_REUSE, why));
+        }
+    }
 }
 
 /// Verdict on an event of a batch of which one is wrong.
@@ -175,7 +203,7 @@ fn withheld(app: &App, Judged { id, event }: Judged) -> Verdict {
 
 /// Hands the events to their streams one after the other, until one cannot be reached.
 async fn take_all(
-    app: &App,
+    app: &Arc<App>,
     trace: &Trace,
     events: impl Iterator<Item = NewEvent>,
 ) -> Result<Response, Problem> {

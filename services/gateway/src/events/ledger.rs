@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use oncue_core::config::FlowsConfig;
-use oncue_core::store::Store;
+use oncue_core::store::{Store, StoreError};
 use oncue_proto::event::Meta;
 
 use crate::problem::{AWAY, Problem};
@@ -25,6 +25,8 @@ enum LedgerState {
     Begun,
     /// There was one.
     Known,
+    /// There was one, which begins with another event.
+    Foreign,
 }
 
 /// Fate of the event the ledger begins with.
@@ -60,14 +62,10 @@ impl<'a> Ledger<'a> {
         if !asked && !flows.track.wants(&meta.flow) {
             return Ok(ledger);
         }
-        let tracked = store.track(meta, key, flows.keep.0);
-        let why = match tokio::time::timeout(TRACK_TIMEOUT, tracked).await {
-            Ok(Ok(true)) => {
-                ledger.state = LedgerState::Begun;
-                return Ok(ledger);
-            }
-            Ok(Ok(false)) => {
-                ledger.state = LedgerState::Known;
+        let begun = begin_or_find(store, meta, key, flows.keep.0);
+        let why = match tokio::time::timeout(TRACK_TIMEOUT, begun).await {
+            Ok(Ok(state)) => {
+                ledger.state = state;
                 return Ok(ledger);
             }
             Ok(Err(e)) => e.to_string(),
@@ -81,6 +79,12 @@ impl<'a> Ledger<'a> {
         }
         tracing::warn!(flow = meta.flow, error = why, "a flow goes untracked");
         Ok(ledger)
+    }
+
+    /// Whether the ledger is of a flow that begins with another event. A stream knows the ids of its own events alone, so one that was
+    /// used in another is found by this.
+    pub fn is_foreign(&self) -> bool {
+        self.state == LedgerState::Foreign
     }
 
     pub fn exists(&self) -> bool {
@@ -103,4 +107,24 @@ impl<'a> Ledger<'a> {
         }
         wanted && self.exists()
     }
+}
+
+/// Begins the ledger of a flow, or looks whether the one that is there begins with the same event.
+async fn begin_or_find(
+    store: &Store,
+    meta: &Meta,
+    key: &str,
+    keep: Duration,
+) -> Result<LedgerState, StoreError> {
+    if store.track(meta, key, keep).await? {
+        return Ok(LedgerState::Begun);
+    }
+    let flow = store.flow(&meta.flow).await?;
+    let mut events = flow.iter().flat_map(|flow| &flow.events);
+    // Without a type where the ledger knows only the steps.
+    let first = events.find(|event| event.id == meta.id && !event.ty.is_empty());
+    Ok(match first {
+        Some(first) if first.ty != meta.ty || first.key != key => LedgerState::Foreign,
+        _ => LedgerState::Known,
+    })
 }

@@ -9,52 +9,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, header};
-use axum::response::sse::{Event, Sse};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
+use axum::response::sse::Event;
 use futures_util::Stream;
-use oncue_http::Peer;
-use oncue_http::address::requester;
-use oncue_http::shares::{Full, Share};
 use serde_json::json;
 use tokio::sync::broadcast::{self, error::RecvError};
-use tokio::time::{Interval, MissedTickBehavior, interval, sleep};
+use tokio::time::{Interval, sleep};
 
 use super::feed::{Feed, Place, Shown, Told};
 use crate::App;
-use crate::problem::{BUSY, FORBIDDEN, MALFORMED, Problem, TOO_MANY_LISTENERS, of_catalog};
-use crate::request::text;
+use crate::door::seats::{answer, heartbeat};
+use crate::problem::{FORBIDDEN, MALFORMED, Problem, of_catalog};
+use crate::request::last_event_id;
 
-/// Pause between two signs of life, which also say how far the stream has come.
-const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Pause before a stream that could not be read is read again.
 const AGAIN: Duration = Duration::from_secs(1);
 /// Pause after which a browser comes again.
 const RETRY: Duration = Duration::from_secs(2);
-
-impl App {
-    /// A place among those who listen, if one is free.
-    pub(crate) fn listener(
-        &self,
-        headers: &HeaderMap,
-        peer: Option<Peer>,
-    ) -> Result<Share, Problem> {
-        let client =
-            peer.and_then(|Peer(peer)| requester(peer.ip(), headers, &self.config.proxies));
-        self.listeners.take(client).map_err(|full| match full {
-            Full::All => {
-                let most = self.config.max_listeners;
-                Problem::new(BUSY, format!("{most} clients listen already"))
-            }
-            Full::Client => {
-                let most = self.config.listeners_per_address;
-                let why =
-                    format!("{most} are the most ([gateway] listeners_per_address in oncue.toml)");
-                Problem::new(TOO_MANY_LISTENERS, why)
-            }
-        })
-    }
-}
 
 /// Type and key that a client wants to hear.
 struct Wanted {
@@ -93,10 +64,9 @@ fn malformed(why: impl Into<String>) -> Problem {
 
 pub async fn get(State(app): State<Arc<App>>, request: Request) -> Result<Response, Problem> {
     let Wanted { ty, key } = Wanted::of(&app, request.uri().query().unwrap_or_default())?;
-    let peer = request.extensions().get::<Peer>().copied();
-    let headers = request.headers();
-    let share = app.listener(headers, peer)?;
-    let last = last_event_id(headers)?;
+    let (head, _) = request.into_parts();
+    let seat = app.seat(&head)?;
+    let last = last_event_id(&head.headers)?;
     let feed = app.feeds.open(&ty).await?;
     let live = feed.listen();
     let mut listening = Listening {
@@ -109,7 +79,6 @@ pub async fn get(State(app): State<Arc<App>>, request: Request) -> Result<Respon
         feed,
         live,
         key,
-        _share: share,
     };
     if let Some(last) = last {
         listening.resume(&last).await?;
@@ -118,28 +87,7 @@ pub async fn get(State(app): State<Arc<App>>, request: Request) -> Result<Respon
     listening
         .ready
         .push_front(listening.sign_of_life().retry(RETRY));
-    Ok(answer(listening.stream()))
-}
-
-/// Answer that goes on, and that nobody on the way may keep.
-pub fn answer(events: impl Stream<Item = Result<Event, Infallible>> + Send + 'static) -> Response {
-    let mut response = Sse::new(events).into_response();
-    let headers = response.headers_mut();
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
-}
-
-/// Place up to which the client has heard all, by its own word.
-pub fn last_event_id(headers: &HeaderMap) -> Result<Option<String>, Problem> {
-    let last = text(headers, &header::HeaderName::from_static("last-event-id"))?;
-    Ok(last.filter(|last| !last.is_empty()).map(str::to_owned))
-}
-
-pub fn heartbeat() -> Interval {
-    let mut heartbeat = interval(HEARTBEAT);
-    heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    heartbeat.reset();
-    heartbeat
+    Ok(answer(listening.stream(), seat))
 }
 
 /// One client that listens.
@@ -156,7 +104,6 @@ struct Listening {
     catching_up: bool,
     ready: VecDeque<Event>,
     heartbeat: Interval,
-    _share: Share,
 }
 
 impl Listening {

@@ -21,21 +21,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Extension, Request, State};
-use axum::http::HeaderMap;
+use axum::http::request::Parts;
 use axum::response::{IntoResponse as _, Response};
-use oncue_core::bus::StoredMessage;
 use oncue_proto::event::{Meta, PLATFORM_DOMAINS, stream_of_type};
 use oncue_proto::{Entry, Format, event};
 use serde::Serialize;
 
 use self::attributes::{Form, ReadEvent};
-use self::publish::{NewEvent, Published, id_reuse};
+use self::publish::{NewEvent, Published};
 use crate::App;
+use crate::door::identity::Identity;
 use crate::flows::wait::{TakenFlow, WaitRequest, is_tracking_asked};
 use crate::observe::trace::Trace;
 use crate::problem::{FORBIDDEN, MALFORMED, Problem, TOO_OLD, of_catalog};
 use crate::request::body::Incoming;
-use crate::request::{check_encoding, path_after, path_piece};
+use crate::request::{check_encoding, idempotency_key, path_after, path_piece};
 
 /// Levels of lists and objects in a JSON payload.
 const MAX_DEPTH: usize = 64;
@@ -95,7 +95,7 @@ pub async fn post_any(
     send(&app, &trace, None, request).await
 }
 
-async fn send(app: &App, trace: &Trace, named: Option<String>, request: Request) -> Response {
+async fn send(app: &Arc<App>, trace: &Trace, named: Option<String>, request: Request) -> Response {
     // A label from outside must not make a series: only types of the contract are counted by name.
     let known = named.clone().filter(|ty| app.catalog.now().get(ty).is_ok());
     let label = known.unwrap_or_else(|| "unknown".to_owned());
@@ -129,7 +129,7 @@ pub fn outcome(taken: Result<&Accepted, &Problem>) -> &'static str {
 }
 
 async fn take(
-    app: &App,
+    app: &Arc<App>,
     trace: &Trace,
     named: Option<String>,
     request: Request,
@@ -137,7 +137,7 @@ async fn take(
     let (head, body) = request.into_parts();
     let headers = &head.headers;
     // Before anything is taken, so that a refusal means that nothing was.
-    let wait = WaitRequest::of(app, headers)?;
+    let wait = WaitRequest::of(app, &head)?;
     let body = Incoming::new(body, headers, app.pace());
     let entry = named.map(|ty| known_type(app, &ty)).transpose()?;
     check_encoding(headers)?;
@@ -146,15 +146,17 @@ async fn take(
         let stream = stream_of_type(&entry.ty);
         app.backlog.admit(&app.bus, stream).await?;
     }
-    // Its permits are held until the stream has answered.
-    let body = body.read(headers, app.max_event(), &app.memory).await?;
+    let body = body.read(&head, app.max_event(), &app.memory).await?;
     let read = ReadEvent::of(form, headers, body.bytes.clone())?;
     let entry = match entry {
         Some(entry) => entry,
         None => said_type(app, &read).await?,
     };
     let track = is_tracking_asked(headers);
-    let event = app.prepare(&entry, read, headers, track)?;
+    let event = NewEvent {
+        body: Some(Arc::new(body)),
+        ..app.prepare(&entry, read, Some(&head), track)?
+    };
     let accepted = app.accept(trace, event).await?;
     Ok(Taken { accepted, wait })
 }
@@ -165,16 +167,31 @@ impl App {
         self.config.max_event.0.min(self.bus.max_payload() as u64)
     }
 
-    /// Compares an event with its contract and its bounds. Nothing is taken yet.
+    /// `Idempotency-Key` as an id. It counts within who sent it: of an identity it is one that nobody else can use, nor find out
+    /// whether it was used.
+    pub(crate) fn client_key(&self, head: &Parts) -> Result<Option<String>, Problem> {
+        let key = idempotency_key(&head.headers)?;
+        Ok(match head.extensions.get::<Identity>() {
+            Some(identity) => key.map(|key| self.secret.client_id(&identity.subject, &key)),
+            None => key,
+        })
+    }
+
+    /// Compares an event with its contract and its bounds. Nothing is taken yet. Without the `head` of a request of its own it has
+    /// to bring its id.
     pub(crate) fn prepare(
         &self,
         entry: &Entry,
         read: ReadEvent,
-        headers: &HeaderMap,
+        head: Option<&Parts>,
         track: bool,
     ) -> Result<NewEvent, Problem> {
         check_depth(&read)?;
-        let meta = read.attributes.meta(&entry.ty, headers)?;
+        let client_key = match head {
+            Some(head) if read.attributes.id().is_none() => self.client_key(head)?,
+            _ => None,
+        };
+        let meta = read.attributes.meta(&entry.ty, client_key)?;
         check_age(&meta, self.horizon(stream_of_type(&entry.ty)))?;
         let key = entry
             .check(read.format, &read.payload)
@@ -185,18 +202,22 @@ impl App {
             format: read.format,
             payload: read.payload,
             track,
+            body: None,
         })
     }
 
-    /// Hands an event to its stream, and compares it with an earlier one of the same id.
-    pub(crate) async fn accept(&self, trace: &Trace, event: NewEvent) -> Result<Accepted, Problem> {
+    /// Hands an event to its stream, if there is room.
+    pub(crate) async fn accept(
+        self: &Arc<Self>,
+        trace: &Trace,
+        event: NewEvent,
+    ) -> Result<Accepted, Problem> {
         let NewEvent {
             meta, key, payload, ..
         } = &event;
         let id = meta.id.clone();
         let ty = meta.ty.clone();
         let key = key.clone();
-        let payload = payload.clone();
         let stream = stream_of_type(&ty);
         let settings = self.stream(stream);
         let room = self.room.admit(&self.bus, stream, &settings, payload.len());
@@ -204,12 +225,9 @@ impl App {
         let Published {
             ack,
             traceparent,
-            earlier,
             tracked,
-        } = self.publish(trace, event).await?;
-        if earlier.is_some_and(|earlier| is_other(&earlier, &ty, &payload)) {
-            return Err(id_reuse(&id));
-        }
+            ..
+        } = self.deliver(trace, event).await?;
         Ok(Accepted {
             flow: id.clone(),
             id,
@@ -236,11 +254,6 @@ fn check_age(meta: &Meta, horizon: Duration) -> Result<(), Problem> {
         return Err(Problem::new(TOO_OLD, why));
     }
     Ok(())
-}
-
-/// Whether the stream holds another event under the id. The key is part of the payload.
-fn is_other(earlier: &StoredMessage, ty: &str, payload: &[u8]) -> bool {
-    earlier.payload != payload || event::type_of_subject(&earlier.subject) != ty
 }
 
 /// Type that an event says it is of, if its stream takes more.

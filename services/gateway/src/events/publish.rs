@@ -1,5 +1,6 @@
 //! One event onto the bus: a 202 stands on the ack this returns, and on nothing less.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -8,15 +9,18 @@ use oncue_proto::Format;
 use oncue_proto::event::{self, Meta};
 use oncue_proto::oncue::v1::{Envelope, Header};
 
+use super::attributes::SOURCE;
 use super::ledger::{EventFate, Ledger};
 use crate::App;
 use crate::observe::trace::Trace;
-use crate::problem::{AWAY, BOUNDS, ID_REUSE, Problem, UNKNOWN, of_publish};
+use crate::problem::{AWAY, BOUNDS, ID_REUSE, INTERNAL, Problem, UNKNOWN, of_publish};
+use crate::request::body::WholeBody;
 
 /// Header by which an event says that its flow has a ledger.
 const TRACKED: &str = "ce-tracked";
 
 /// An event that keeps to its contract and is in no stream yet.
+#[derive(Clone)]
 pub struct NewEvent {
     pub meta: Meta,
     pub key: String,
@@ -24,6 +28,8 @@ pub struct NewEvent {
     pub payload: Bytes,
     /// The client asked for a ledger of the flow.
     pub track: bool,
+    /// Body it came in, whose permits are held until the stream has answered.
+    pub body: Option<Arc<WholeBody>>,
 }
 
 /// An event its stream has taken, now or before.
@@ -45,7 +51,30 @@ struct Sent {
 }
 
 impl App {
-    /// Begins the ledger, publishes, waits for the ack, and settles the ledger.
+    /// [`publish`](Self::publish) to its end, whatever the client does, and the comparison with an earlier event of the same id.
+    pub(crate) async fn deliver(
+        self: &Arc<Self>,
+        trace: &Trace,
+        event: NewEvent,
+    ) -> Result<Published, Problem> {
+        // A task of its own: when the client goes away in the middle, the handler is dropped wherever it stands, and a ledger that
+        // was begun would wait for an event that nobody sends.
+        let worker = self.clone();
+        let sent = event.clone();
+        let of_task = trace.clone();
+        let published = trace.around(async move { worker.publish(&of_task, sent).await });
+        let task = self.handle.tasks.spawn(published);
+        let published = task
+            .await
+            .map_err(|e| Problem::new(INTERNAL, format!("the publish failed: {e}")))??;
+        let earlier = published.earlier.as_ref();
+        if earlier.is_some_and(|earlier| is_other(earlier, &event)) {
+            return Err(id_reuse(&event.meta.id));
+        }
+        Ok(published)
+    }
+
+    /// Begins the ledger, publishes, waits for the ack, and settles the ledger. Only for a task that nobody drops.
     pub(crate) async fn publish(
         &self,
         trace: &Trace,
@@ -59,11 +88,15 @@ impl App {
             format,
             payload,
             track,
+            body: _held,
         } = event;
         let bounds = &self.bounds;
         let key_checked = bounds.check_key(&key);
         key_checked.map_err(|why| Problem::new(BOUNDS, why))?;
         let ledger = Ledger::begin(&self.store, &self.flows, &meta, &key, track).await?;
+        if ledger.is_foreign() {
+            return Err(id_reuse(&meta.id));
+        }
         let started = Instant::now();
         let span = trace.publish(&meta);
         meta.traceparent.clone_from(&span.carrier.traceparent);
@@ -141,9 +174,22 @@ pub fn connected(bus: &Bus) -> Result<(), Problem> {
     }
 }
 
+/// Whether the stream holds another event under the id. The key is part of the payload; by its source an event is known where its
+/// client names one [CloudEvents 1.0.2 section 3.1].
+fn is_other(earlier: &StoredMessage, event: &NewEvent) -> bool {
+    let Meta { ty, source, .. } = &event.meta;
+    if earlier.payload != event.payload || event::type_of_subject(&earlier.subject) != ty {
+        return true;
+    }
+    let before = earlier.header("ce-source").and_then(event::percent_decode);
+    source != SOURCE && before.is_some_and(|before| before != *source)
+}
+
 pub fn id_reuse(id: &str) -> Problem {
     Problem::new(
         ID_REUSE,
-        format!("id {id:?} belongs to an event with another content; nothing was taken"),
+        format!(
+            "id {id:?} belongs to an event of another type, source or content; nothing was taken"
+        ),
     )
 }

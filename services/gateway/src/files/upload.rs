@@ -31,9 +31,7 @@ use crate::problem::{
     AWAY, FORBIDDEN, ID_REUSE, INTERNAL, MALFORMED, Problem, UNKNOWN, of_publish,
 };
 use crate::request::body::{Incoming, broken};
-use crate::request::{
-    check_encoding, check_length, idempotency_key, path_after, path_piece, text, too_large,
-};
+use crate::request::{check_encoding, check_length, path_after, path_piece, text, too_large};
 
 /// A file that was stored and announced, as its client is told.
 #[derive(Serialize)]
@@ -62,11 +60,11 @@ struct Upload {
 
 impl Upload {
     /// With a key from the client, file and event get ids that follow from it: a retry gives the same of both.
-    fn of(raw_name: &str, head: &Parts) -> Result<Self, Problem> {
+    fn of(app: &App, raw_name: &str, head: &Parts) -> Result<Self, Problem> {
         let headers = &head.headers;
         let name = file_name(raw_name)?;
         let owner = owner(headers, head.extensions.get())?;
-        let key = idempotency_key(headers)?;
+        let key = app.client_key(head)?;
         Ok(Self {
             file: id_of(key.as_deref(), &owner, "file"),
             id: id_of(key.as_deref(), &owner, "event"),
@@ -141,7 +139,7 @@ pub async fn put(
     let headers = &head.headers;
     let body = Incoming::new(body, headers, app.pace());
     check_encoding(headers)?;
-    let upload = Upload::of(&raw_name, &head)?;
+    let upload = Upload::of(&app, &raw_name, &head)?;
     check_length(headers, app.config.max_file.0)?;
     connected(&app.bus)?;
     connected(&app.files)?;
@@ -152,7 +150,7 @@ pub async fn put(
     let settings = app.stream(stream);
     let room = app.room.admit(&app.bus, stream, &settings, 0);
     room.await?;
-    let wait = WaitRequest::of(&app, headers)?;
+    let wait = WaitRequest::of(&app, &head)?;
     // A task of its own: when the client goes away in the middle, this handler is dropped wherever it stands, but
     // what was begun must be finished or taken back.
     let worker = app.clone();
@@ -332,6 +330,7 @@ impl App {
             format: Format::Protobuf,
             payload: uploaded.encode_to_vec().into(),
             track: upload.tracked,
+            body: None,
         };
         let published = self.publish(trace, new).await;
         let outcome = if published.is_ok() {

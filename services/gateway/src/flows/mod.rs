@@ -29,11 +29,11 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
 pub async fn get(State(app): State<Arc<App>>, request: Request) -> Result<Response, Problem> {
     let id = path_piece(path_after(&request, "/v1/flows/"))?;
     let id = check_id(id)?;
-    let headers = request.headers();
-    if progress::is_stream_asked(headers) {
-        return progress::stream(&app, &id, headers).await;
+    let (head, _) = request.into_parts();
+    if progress::is_stream_asked(&head.headers) {
+        return progress::stream(&app, &id, &head).await;
     }
-    let wait = WaitRequest::of(&app, headers)?;
+    let wait = WaitRequest::of(&app, &head)?;
     let now = wait::read(&app, &id).await?;
     let Some(limit) = wait.limit() else {
         return Ok(view::answer(StatusCode::OK, &settled(&app, now).await));

@@ -1,23 +1,26 @@
 //! A flow as it goes on, in server-sent events [HTML section 9.2]: `flow` with all of it, `event` and `step` for each
-//! change, `complete` with all of it once more.
+//! change, `complete` with all of it once more. Of a flow that goes on for long the stream ends, and browsers come again.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::sse::Event;
 use axum::response::{IntoResponse as _, Response};
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt as _};
 use oncue_core::model::flow::{Flow, FlowEvent};
 use serde::Serialize;
 use serde_json::json;
 use tokio::sync::watch;
+use tokio::time::{Interval, sleep};
 
 use super::view::{COMPLETE, FlowView, StepView};
 use super::wait::read;
-use super::watcher::{Observed, Permit};
+use super::watcher::Observed;
 use crate::App;
+use crate::door::seats::{answer, heartbeat};
 use crate::problem::Problem;
 
 /// Whether the client accepts server-sent events.
@@ -36,30 +39,26 @@ pub fn is_stream_asked(headers: &HeaderMap) -> bool {
 }
 
 /// The flow as it is, then an event for every change, then the end.
-pub async fn stream(app: &Arc<App>, id: &str, headers: &HeaderMap) -> Result<Response, Problem> {
-    if headers
+pub async fn stream(app: &Arc<App>, id: &str, head: &Parts) -> Result<Response, Problem> {
+    if head
+        .headers
         .get("last-event-id")
         .is_some_and(|last| last.as_bytes() == COMPLETE.as_bytes())
     {
         // Browsers connect again when a stream ends, unless they are told so.
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
-    let permit = app.watcher.permit()?;
+    let seat = app.seat(head)?;
     read(app, id).await?;
     let progress = Progress {
         app: app.clone(),
         observed: app.watcher.watch(id),
         shown: None,
         ready: Vec::new(),
-        _permit: permit,
+        heartbeat: heartbeat(),
     };
-    let mut response = Sse::new(progress.stream())
-        .keep_alive(KeepAlive::default())
-        .into_response();
-    response
-        .headers_mut()
-        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    Ok(response)
+    let longest = sleep(app.guards.flow_stream);
+    Ok(answer(progress.stream().take_until(longest), seat))
 }
 
 /// One client that watches a flow.
@@ -71,7 +70,7 @@ struct Progress {
     shown: Option<Arc<Flow>>,
     /// To be sent, last first.
     ready: Vec<Event>,
-    _permit: Permit,
+    heartbeat: Interval,
 }
 
 impl Progress {
@@ -97,6 +96,7 @@ impl Progress {
                     changed.ok()?;
                     self.observed.borrow_and_update().clone()
                 }
+                _ = self.heartbeat.tick() => return Some(Event::default().comment("")),
                 () = app.handle.stopping.cancelled() => return None,
             };
             match observed {

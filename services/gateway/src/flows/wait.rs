@@ -5,17 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use oncue_core::model::flow::Flow;
+use oncue_http::shares::Share;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::view::{self, waits_for};
-use super::watcher::{Observed, Permit};
+use super::watcher::Observed;
 use crate::App;
 use crate::problem::{AWAY, NOT_FOUND, Problem};
+use crate::request::Client;
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
@@ -37,7 +40,7 @@ pub struct WaitRequest(Option<Wait>);
 /// A wait that was granted.
 struct Wait {
     limit: Duration,
-    _permit: Permit,
+    _place: Share,
 }
 
 /// A flow whose first event was taken.
@@ -63,23 +66,23 @@ impl TakenFlow<'_> {
 }
 
 impl WaitRequest {
-    /// Takes a permit for a client that wants to wait; refused where none is free.
-    pub fn of(app: &App, headers: &HeaderMap) -> Result<Self, Problem> {
-        let Some(limit) = asked_wait(headers, app.flows.max_wait.0) else {
+    /// Takes a place for a client that wants to wait; refused where none is free.
+    pub fn of(app: &App, head: &Parts) -> Result<Self, Problem> {
+        let Some(limit) = asked_wait(&head.headers, app.flows.max_wait.0) else {
             return Ok(Self(None));
         };
         Ok(Self(Some(Wait {
             limit,
-            _permit: app.watcher.permit()?,
+            _place: app.watcher.place(Client::of(&head.extensions))?,
         })))
     }
 
-    /// Takes a permit for a route that waits for so long; a client may want less.
-    pub fn within(app: &App, longest: Duration, headers: &HeaderMap) -> Result<Self, Problem> {
+    /// Takes a place for a route that waits for so long; a client may want less.
+    pub fn within(app: &App, longest: Duration, head: &Parts) -> Result<Self, Problem> {
         let longest = longest.min(app.flows.max_wait.0);
         Ok(Self(Some(Wait {
-            limit: asked_wait(headers, longest).unwrap_or(longest),
-            _permit: app.watcher.permit()?,
+            limit: asked_wait(&head.headers, longest).unwrap_or(longest),
+            _place: app.watcher.place(Client::of(&head.extensions))?,
         })))
     }
 

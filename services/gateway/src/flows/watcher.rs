@@ -7,12 +7,14 @@ use std::time::{Duration, Instant};
 use oncue_core::bus::Bus;
 use oncue_core::model::flow::Flow;
 use oncue_core::store::{Store, StoreError};
+use oncue_http::address::ClientAddress;
+use oncue_http::shares::{Full, Share, Shares};
 use oncue_proto::event::stream_of_type;
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 
 use super::watchlist::{Follower, Watchlist};
-use crate::problem::{BUSY, Problem};
+use crate::problem::{BUSY, Problem, TOO_MANY_LISTENERS};
 
 /// Pause between two looks at a flow, while few are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(25);
@@ -20,6 +22,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(25);
 const FLOWS_PER_SECOND: u32 = 5000;
 /// Flows in one round trip.
 const FLOWS_PER_READ: usize = 256;
+/// Part of all waiters that one address may have: one in so many.
+const PART_PER_ADDRESS: usize = 4;
 /// Time for which a function's consumer that was there need not be asked for again.
 const CONSUMER_TTL: Duration = Duration::from_secs(5);
 
@@ -59,46 +63,46 @@ struct ConsumerKey {
 pub struct FlowWatcher {
     store: Store,
     bus: Bus,
-    permits: Arc<Semaphore>,
+    waiters: Arc<Shares>,
     max_waiters: usize,
     watched: Watchlist<String, Observed>,
     /// Consumers that were there, and when.
     consumers: Mutex<HashMap<ConsumerKey, Instant>>,
 }
 
-/// One of a bounded number of clients that wait or watch; given back when dropped.
-pub struct Permit {
-    _permit: OwnedSemaphorePermit,
-}
-
 impl FlowWatcher {
     pub fn new(store: Store, bus: Bus, max_waiters: usize) -> Arc<Self> {
-        let permits = Semaphore::new(max_waiters.min(Semaphore::MAX_PERMITS));
         Arc::new(Self {
             store,
             bus,
-            permits: Arc::new(permits),
+            waiters: Shares::new(max_waiters, per_address(max_waiters)),
             max_waiters,
             watched: Watchlist::default(),
             consumers: Mutex::default(),
         })
     }
 
-    /// A permit to wait, if one is free.
-    pub fn permit(&self) -> Result<Permit, Problem> {
-        let permit = self.permits.clone().try_acquire_owned();
-        let permit = permit.map_err(|_| {
-            let most = self.max_waiters;
-            let why = format!("{most} clients wait already; ask without waiting");
-            Problem::new(BUSY, why)
-        })?;
-        Ok(Permit { _permit: permit })
+    /// A place to wait, if one is free.
+    pub fn place(&self, client: Option<ClientAddress>) -> Result<Share, Problem> {
+        self.waiters.take(client).map_err(|full| match full {
+            Full::All => {
+                let most = self.max_waiters;
+                let why = format!("{most} clients wait already; ask without waiting");
+                Problem::new(BUSY, why)
+            }
+            Full::Client => {
+                let most = per_address(self.max_waiters);
+                let why = format!(
+                    "{most} of this address wait already, a quarter of [flows] max_waiters in oncue.toml; ask without waiting"
+                );
+                Problem::new(TOO_MANY_LISTENERS, why)
+            }
+        })
     }
 
-    /// Clients that wait or watch.
+    /// Clients that wait.
     pub fn waiters(&self) -> usize {
-        self.max_waiters
-            .saturating_sub(self.permits.available_permits())
+        self.waiters.held()
     }
 
     /// Follows a flow for as long as the receiver lives.
@@ -182,6 +186,11 @@ impl FlowWatcher {
         let seen = consumers.get(consumer);
         seen.is_some_and(|seen| seen.elapsed() < CONSUMER_TTL)
     }
+}
+
+/// Most that may wait of one address.
+fn per_address(max_waiters: usize) -> usize {
+    max_waiters.div_ceil(PART_PER_ADDRESS)
 }
 
 /// Consumers of the functions that have still to act in any of the flows.

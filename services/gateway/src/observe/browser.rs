@@ -12,7 +12,7 @@ use tower_http::compression::{CompressionLayer, Predicate};
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 /// Headers of answers that scripts of pages of other sites may read.
-const EXPOSED: [HeaderName; 13] = [
+const EXPOSED: [HeaderName; 15] = [
     header::ETAG,
     header::LINK,
     header::LOCATION,
@@ -23,6 +23,8 @@ const EXPOSED: [HeaderName; 13] = [
     HeaderName::from_static("ratelimit"),
     HeaderName::from_static("ratelimit-policy"),
     HeaderName::from_static("ce-id"),
+    HeaderName::from_static("ce-source"),
+    HeaderName::from_static("ce-time"),
     HeaderName::from_static("ce-type"),
     HeaderName::from_static("preference-applied"),
     header::CONTENT_RANGE,

@@ -145,7 +145,7 @@ impl Metrics {
             gauge(
                 "oncue.gateway.waiters",
                 "{client}",
-                "Clients that wait for a flow or watch one.",
+                "Clients that wait for a flow.",
                 &self.waiters,
             ),
             gauge(

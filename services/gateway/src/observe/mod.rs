@@ -14,13 +14,15 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderName, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
-use oncue_http::address::host_name;
+use oncue_http::Peer;
+use oncue_http::address::{host_name, requester};
 use oncue_http::problem::{Instance, catch_panic};
 use opentelemetry::trace::FutureExt as _;
 
 use self::trace::{Trace, few_attributes, http_attributes};
 use crate::App;
 use crate::problem::{FORBIDDEN, INTERNAL, MISDIRECTED, Problem};
+use crate::request::Client;
 use crate::routes::live::Found;
 
 /// Middleware of all routes.
@@ -43,6 +45,8 @@ pub async fn observe(State(app): State<Arc<App>>, mut request: Request, next: Ne
     let _active = Active::new(&app);
     let path = request.uri().path().to_owned();
     let host = header_text(&request, header::HOST).map(|host| host_name(host).to_owned());
+    let client = client(&app, &request);
+    request.extensions_mut().insert(client);
     request.extensions_mut().insert(trace.clone());
     if let Some(found) = found {
         request.extensions_mut().insert(found);
@@ -87,6 +91,12 @@ pub async fn observe(State(app): State<Arc<App>>, mut request: Request, next: Ne
         started.elapsed(),
     );
     response
+}
+
+fn client(app: &App, request: &Request) -> Client {
+    let peer = request.extensions().get::<Peer>();
+    let proxies = &app.config.proxies;
+    Client(peer.and_then(|Peer(peer)| requester(peer.ip(), request.headers(), proxies)))
 }
 
 /// Counts a request until it is answered, or its client has gone.

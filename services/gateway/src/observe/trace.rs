@@ -8,7 +8,7 @@ use oncue_http::Peer;
 use oncue_proto::event::{self, Meta};
 use oncue_telemetry::{Carrier, Kind, SpanIds, Value};
 use opentelemetry::Context;
-use opentelemetry::trace::TraceId;
+use opentelemetry::trace::{FutureExt as _, TraceId};
 
 /// Longer ones are dropped, not cut: half a member could mean something else.
 const MAX_TRACESTATE_BYTES: usize = 512;
@@ -60,6 +60,11 @@ impl Trace {
     /// Context for log lines of the request.
     pub fn context(&self) -> Context {
         self.ids.context()
+    }
+
+    /// Work of which log lines belong to the request, also in a task of its own.
+    pub fn around<F: Future>(&self, work: F) -> impl Future<Output = F::Output> + use<F> {
+        work.with_context(self.context())
     }
 
     /// Trace id, 32 hex digits.

@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt as _};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use oncue_http::shares::{Full, Share, Shares};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{check_length, too_large};
-use crate::problem::{BUSY, MALFORMED, Problem, SLOW};
+use super::{Client, check_length, too_large};
+use crate::problem::{BUSY, MALFORMED, Problem, SLOW, TOO_MANY};
 
 /// Bytes read and thrown away after a refusal: a connection closed while the client still writes takes the answer
 /// with it.
@@ -51,10 +52,10 @@ impl Pace {
     }
 }
 
-/// A whole body, with the permits for its bytes, which are given back when it is dropped.
+/// A whole body, with its share of the memory, which is given back when it is dropped.
 pub struct WholeBody {
     pub bytes: Bytes,
-    _permits: Option<OwnedSemaphorePermit>,
+    _share: Share,
 }
 
 impl Incoming {
@@ -97,33 +98,29 @@ impl Incoming {
         }
     }
 
-    /// All of it, at most `limit` bytes, each with a permit of `memory`. Only bytes that have come take permits, so a
+    /// All of it, at most `limit` bytes, each of them a part of `memory`. Only bytes that have come take some, so a
     /// client cannot hold memory with what it has not sent.
     pub async fn read(
         mut self,
-        headers: &HeaderMap,
+        head: &Parts,
         limit: u64,
-        memory: &Arc<Semaphore>,
+        memory: &Arc<Shares>,
     ) -> Result<WholeBody, Problem> {
-        check_length(headers, limit)?;
+        check_length(&head.headers, limit)?;
+        let client = Client::of(&head.extensions);
         let mut read = BytesMut::new();
-        let mut permits = None::<OwnedSemaphorePermit>;
+        let mut share = memory.take_some(client, 0).map_err(memory_full)?;
         while let Some(part) = self.next().await {
             let part = part.map_err(|e| broken(&e))?;
             if (read.len() + part.len()) as u64 > limit {
                 return Err(too_large(limit));
             }
-            let more = memory.clone().try_acquire_many_owned(part.len() as u32);
-            let more = more.map_err(|_| memory_full())?;
-            match &mut permits {
-                Some(permits) => permits.merge(more),
-                None => permits = Some(more),
-            }
+            share.grow(part.len()).map_err(memory_full)?;
             read.extend_from_slice(&part);
         }
         Ok(WholeBody {
             bytes: read.freeze(),
-            _permits: permits,
+            _share: share,
         })
     }
 
@@ -156,9 +153,18 @@ impl Drop for Incoming {
     }
 }
 
-fn memory_full() -> Problem {
-    let why = "too many bytes of other requests are in hand; nothing was taken";
-    Problem::new(BUSY, why)
+fn memory_full(full: Full) -> Problem {
+    match full {
+        Full::All => {
+            let why = "too many bytes of other requests are in hand; nothing was taken";
+            Problem::new(BUSY, why)
+        }
+        Full::Client => {
+            let why =
+                "too many bytes of other requests of this address are in hand; nothing was taken";
+            Problem::new(TOO_MANY, why)
+        }
+    }
 }
 
 /// Problem of a body that ended before its end.

@@ -3,11 +3,23 @@
 pub mod body;
 
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderName, header};
+use axum::http::{Extensions, HeaderMap, HeaderName, header};
+use oncue_http::address::ClientAddress;
 use oncue_proto::event;
 use percent_encoding::percent_decode_str;
 
 use crate::problem::{MALFORMED, MEDIA_TYPE, Problem, TOO_LARGE};
+
+/// Client that a request counts for, an extension of every request; none where that is a proxy, which speaks for many.
+#[derive(Debug, Clone, Copy)]
+pub struct Client(pub Option<ClientAddress>);
+
+impl Client {
+    /// Client of the request that has these extensions.
+    pub fn of(extensions: &Extensions) -> Option<ClientAddress> {
+        extensions.get::<Self>().and_then(|Self(client)| *client)
+    }
+}
 
 /// The value of a header that may be there once.
 pub fn text<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h str>, Problem> {
@@ -93,6 +105,12 @@ pub fn check_encoding(headers: &HeaderMap) -> Result<(), Problem> {
             format!("content encoding {other:?} is not supported; send the body as it is"),
         )),
     }
+}
+
+/// Place up to which a client that listens has heard all, by its own word.
+pub fn last_event_id(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let last = text(headers, &HeaderName::from_static("last-event-id"))?;
+    Ok(last.filter(|last| !last.is_empty()).map(str::to_owned))
 }
 
 /// Whether `If-None-Match` holds the tag, compared weakly [RFC 9110 section 13.1.2]: then the client has it already.

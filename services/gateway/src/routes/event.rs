@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::extract::Request;
+use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use oncue_core::config::{EventTarget, Response as RouteResponse};
@@ -35,15 +37,16 @@ pub async fn serve(
     target: &EventTarget,
     request: Request,
 ) -> Result<Response, Problem> {
+    let (head, body) = request.into_parts();
     let wait = match &target.response {
-        RouteResponse::Accepted => WaitRequest::of(app, request.headers())?,
+        RouteResponse::Accepted => WaitRequest::of(app, &head)?,
         RouteResponse::Flow(longest)
         | RouteResponse::Event {
             timeout: longest, ..
-        } => WaitRequest::within(app, *longest, request.headers())?,
+        } => WaitRequest::within(app, *longest, &head)?,
     };
-    let track = is_tracking_asked(request.headers());
-    let event = read(app, found, target, request).await;
+    let track = is_tracking_asked(&head.headers);
+    let event = read(app, found, target, &head, body).await;
     let ty = &target.entry.ty;
     let event = event.inspect_err(|problem| app.metrics.event(ty, outcome(Err(problem))))?;
     match &target.response {
@@ -64,24 +67,27 @@ async fn read(
     app: &App,
     found: &Found,
     target: &EventTarget,
-    request: Request,
+    head: &Parts,
+    body: Body,
 ) -> Result<NewEvent, Problem> {
     let route = &found.endpoint().route;
-    let (head, body) = request.into_parts();
     let headers = &head.headers;
     let body = Incoming::new(body, headers, app.pace());
     let stream = stream_of_type(&target.entry.ty);
     app.backlog.admit(&app.bus, stream).await?;
-    let values = Values::new(found, &head);
+    let values = Values::new(found, head);
+    let mut whole = None;
     let payload = if route.reads_body() {
         check_encoding(headers)?;
-        let body = body.read(headers, app.max_event(), &app.memory).await?;
+        let body = body.read(head, app.max_event(), &app.memory).await?;
         if !body.bytes.is_empty() && form(headers)? != Form::Binary(Some(Format::Json)) {
             let why = "the fields of this event are taken from JSON: send application/json";
             return Err(Problem::new(MEDIA_TYPE, why));
         }
         let values = values.with_body(&body.bytes)?;
-        values.payload(&target.fields, route.merges_body())?
+        let payload = values.payload(&target.fields, route.merges_body())?;
+        whole = Some(Arc::new(body));
+        payload
     } else {
         values.payload(&target.fields, false)?
     };
@@ -90,11 +96,14 @@ async fn read(
         format: Format::Json,
         payload,
     };
-    app.prepare(&target.entry, read, headers, false)
+    Ok(NewEvent {
+        body: whole,
+        ..app.prepare(&target.entry, read, Some(head), false)?
+    })
 }
 
 /// Hands the event to its stream, and counts it.
-async fn take(app: &App, trace: &Trace, event: NewEvent) -> Result<Accepted, Problem> {
+async fn take(app: &Arc<App>, trace: &Trace, event: NewEvent) -> Result<Accepted, Problem> {
     let ty = event.meta.ty.clone();
     let accepted = app.accept(trace, event).await;
     app.metrics.event(&ty, outcome(accepted.as_ref()));
@@ -103,7 +112,7 @@ async fn take(app: &App, trace: &Trace, event: NewEvent) -> Result<Accepted, Pro
 
 /// Begins the flow and answers with its first event of one of the types, or with 202 where none comes in time.
 async fn respond(
-    app: &App,
+    app: &Arc<App>,
     trace: &Trace,
     event: NewEvent,
     statuses: &BTreeMap<String, u16>,

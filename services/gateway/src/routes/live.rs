@@ -14,7 +14,8 @@ use oncue_http::address::host_name;
 use oncue_proto::Catalog;
 use parking_lot::RwLock;
 
-/// Pause between two looks at the file, which is small.
+/// Pause between two looks at the file, which is small. What two in a row have read the same is taken: a file that is written in
+/// parts may lack just the line that guards a route.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Routes that can be replaced while requests are under way. Clones share them.
@@ -67,10 +68,7 @@ impl Found {
 
 /// Host that a request names, without port.
 fn host<B>(request: &axum::http::Request<B>) -> &str {
-    // HTTP/2 says it with the path.
-    if let Some(host) = request.uri().host() {
-        return host;
-    }
+    // One in the target was put there.
     let host = request.headers().get(header::HOST);
     host.and_then(|host| host.to_str().ok())
         .map_or("", host_name)
@@ -114,6 +112,7 @@ impl LiveRoutes {
     pub fn follow(&self, config: &Config, contract: LiveCatalog) {
         let watched = Watched {
             path: config.path.clone(),
+            seen: None,
             text: None,
             written: Ok(config.routes.clone()),
             taken: config.routes.clone(),
@@ -149,6 +148,9 @@ impl State {
 /// File and contract as they were last seen.
 struct Watched {
     path: Option<PathBuf>,
+    /// Text of the last look.
+    seen: Option<String>,
+    /// Text that was last taken.
     text: Option<String>,
     /// Routes of the file, or its mistakes.
     written: Result<Vec<Route>, ConfigErrors>,
@@ -193,10 +195,12 @@ impl Watched {
         live.take(made);
     }
 
-    /// Text of the file if it is another one than before. One that cannot be read is being written.
+    /// Text of the file if it is another one than before. One that cannot be read, or is not as it was at the look before, is
+    /// being written.
     async fn changed_text(&mut self) -> Option<String> {
         let text = tokio::fs::read_to_string(self.path.as_ref()?).await.ok()?;
-        if self.text.as_ref() == Some(&text) {
+        let is_settled = self.seen.replace(text.clone()).as_ref() == Some(&text);
+        if !is_settled || self.text.as_ref() == Some(&text) {
             return None;
         }
         self.text = Some(text.clone());
@@ -208,5 +212,40 @@ impl Watched {
             std::env::var(name).ok().filter(|value| !value.is_empty())
         })?;
         Ok(config.routes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_text_that_is_being_written_is_not_taken() {
+        let name = format!("oncue-live-{:016x}.toml", fastrand::u64(..));
+        let path = std::env::temp_dir().join(name);
+        let contract = LiveCatalog::new(Catalog::builtin());
+        let mut watched = Watched {
+            path: Some(path.clone()),
+            seen: None,
+            text: None,
+            written: Ok(Vec::new()),
+            taken: Vec::new(),
+            catalog: contract.now(),
+            contract,
+        };
+        for (text, taken) in [
+            ("row = 1", false),
+            ("row = 1\nauth = 2", false),
+            ("row = 1\nauth = 2", true),
+            ("row = 1\nauth = 2", false),
+            ("row = 1", false),
+            ("row = 1\nauth = 3", false),
+            ("row = 1\nauth = 3", true),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let expected = taken.then(|| text.to_owned());
+            assert_eq!(watched.changed_text().await, expected, "{text}");
+        }
+        std::fs::remove_file(&path).unwrap();
     }
 }

@@ -15,14 +15,14 @@ use axum::Router;
 use axum::extract::{Extension, Request, State};
 use axum::http::{HeaderValue, Method, header};
 use axum::middleware::from_fn_with_state;
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post, put};
 use oncue_core::config::{GatewayConfig, Target};
 use oncue_http::problem::{method_not_allowed, not_found};
 
 use self::live::Found;
 use crate::door::policies::Policy;
-use crate::door::{Guarded, admit, enter};
+use crate::door::{admit, enter};
 use crate::events::{handshake, listen, webhook};
 use crate::files::{download, upload};
 use crate::observe::browser::{compression, cors, share};
@@ -33,10 +33,7 @@ use crate::{App, events, flows, observe, state};
 
 pub fn router(app: Arc<App>) -> Router {
     let GatewayConfig { auth, limit, .. } = &app.config;
-    let guarded = Guarded {
-        policy: app.policies.policy(auth.as_deref(), limit.as_deref()),
-        app: app.clone(),
-    };
+    let policy = app.policies.policy(auth.as_deref(), limit.as_deref());
     let api = Router::new()
         .route(
             "/v1/events",
@@ -54,7 +51,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/state/{table}/", get(state::get))
         .route("/v1/state/{table}/{*key}", get(state::get))
         .route("/v1/stream", get(listen::get))
-        .route_layer(from_fn_with_state(guarded, enter));
+        .route_layer(from_fn_with_state(policy, enter));
     let router = api
         .merge(webhooks(&app))
         .route("/healthz", get(health::live))
@@ -79,13 +76,10 @@ fn webhooks(app: &Arc<App>) -> Router<Arc<App>> {
     let mut router = Router::new().route("/v1/webhooks/{name}", post(webhook::post));
     for (name, webhook) in &app.webhooks {
         let limit = webhook.config.limit.as_deref();
-        let guarded = Guarded {
-            policy: app.policies.policy(None, limit),
-            app: app.clone(),
-        };
+        let policy = app.policies.policy(None, limit);
         let path = format!("/v1/webhooks/{name}");
         let limited = Router::new().route(&path, post(webhook::post));
-        router = router.merge(limited.route_layer(from_fn_with_state(guarded, enter)));
+        router = router.merge(limited.route_layer(from_fn_with_state(policy, enter)));
     }
     router
 }
@@ -113,21 +107,17 @@ async fn other(
     mut request: Request,
 ) -> Result<Response, Problem> {
     if let Some(found) = request.extensions().get::<Found>().cloned() {
-        let guarded = Guarded {
-            policy: policy(&app, &found)?,
-            app: app.clone(),
-        };
-        let headers = admit(&guarded, &mut request).await?;
+        let policy = policy(&app, &found)?;
+        let headers = admit(&policy, &mut request).await?;
         let answered = match &found.endpoint().target {
             Target::Event(target) => event::serve(&app, &trace, &found, target, request).await,
             Target::Row { table, key } => {
                 row::serve(&app, &trace, &found, table, key, request).await
             }
         };
-        return answered.map(|mut response| {
-            response.headers_mut().extend(headers);
-            response
-        });
+        let mut response = answered.into_response();
+        response.headers_mut().extend(headers);
+        return Ok(response);
     }
     let allowed = live::allowed(&app.routes, &request);
     let method = request.method().clone();

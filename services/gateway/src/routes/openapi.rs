@@ -19,6 +19,13 @@ pub async fn get(State(app): State<Arc<App>>) -> ([(HeaderName, &'static str); 1
         routes: &app.routes.now(),
         expose: &app.config.expose,
         heard: &app.config.stream,
+        auths: &app.policies.auth_configs(),
+        auth: app.config.auth.as_deref(),
+        webhooks: app
+            .webhooks
+            .values()
+            .map(|webhook| &webhook.config)
+            .collect(),
     };
     (
         [(header::CACHE_CONTROL, "no-cache")],

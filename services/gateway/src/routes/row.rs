@@ -5,7 +5,6 @@ use std::sync::Arc;
 use axum::extract::Request;
 use axum::response::Response;
 use oncue_core::config::{FieldSource, RequestPart};
-use oncue_http::Peer;
 
 use super::live::Found;
 use super::values::{Values, unclaimed};
@@ -34,9 +33,8 @@ pub async fn serve(
             Some(key.ok_or_else(|| missing(part))?)
         }
     };
-    let peer = head.extensions.get::<Peer>().copied();
     let key = key.unwrap_or_default();
-    state::show(app, trace, table, &key, &head.headers, peer).await
+    state::show(app, trace, table, &key, &head).await
 }
 
 fn missing(part: &RequestPart) -> Problem {

@@ -4,27 +4,27 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use axum::http::HeaderMap;
+use axum::http::request::Parts;
 use axum::response::Response;
 use axum::response::sse::Event;
 use futures_util::Stream;
-use oncue_http::shares::Share;
 use tokio::sync::watch;
 use tokio::time::Interval;
 
 use super::watcher::{Seen, WatchedRow};
 use crate::App;
-use crate::events::listen::{answer, heartbeat, last_event_id};
+use crate::door::seats::{answer, heartbeat};
 use crate::problem::Problem;
+use crate::request::last_event_id;
 
 /// Follows a row for as long as the client stays.
 pub async fn stream(
     app: &Arc<App>,
     table: &str,
     key: &str,
-    headers: &HeaderMap,
-    share: Share,
+    head: &Parts,
 ) -> Result<Response, Problem> {
+    let seat = app.seat(head)?;
     let row = WatchedRow {
         table: table.to_owned(),
         key: key.to_owned(),
@@ -33,12 +33,11 @@ pub async fn stream(
     super::read(app, table, key).await?;
     let following = Following {
         observed: app.rows.watch(row),
-        shown: last_event_id(headers)?,
+        shown: last_event_id(&head.headers)?,
         heartbeat: heartbeat(),
         app: app.clone(),
-        _share: share,
     };
-    Ok(answer(following.stream()))
+    Ok(answer(following.stream(), seat))
 }
 
 /// One client that follows a row.
@@ -48,7 +47,6 @@ struct Following {
     /// Tag of the value that the client has.
     shown: Option<String>,
     heartbeat: Interval,
-    _share: Share,
 }
 
 impl Following {

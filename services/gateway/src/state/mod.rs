@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use axum::extract::{Extension, Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use oncue_core::store::StateValue;
-use oncue_http::Peer;
 
 use self::value::Value;
 use crate::App;
@@ -32,8 +32,8 @@ pub async fn get(
     Extension(trace): Extension<Trace>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let path = path_after(&request, "/v1/state/");
-    let (raw_table, raw_key) = path.split_once('/').unwrap_or((path, ""));
+    let path = path_after(&request, "/v1/state/").to_owned();
+    let (raw_table, raw_key) = path.split_once('/').unwrap_or((&path, ""));
     let table = path_piece(raw_table)?;
     let key = path_piece(raw_key)?;
     if !app.config.expose.contains(&table) {
@@ -42,8 +42,8 @@ pub async fn get(
             format!("the table {table:?} is not exposed"),
         ));
     }
-    let peer = request.extensions().get::<Peer>().copied();
-    show(&app, &trace, &table, &key, request.headers(), peer).await
+    let (head, _) = request.into_parts();
+    show(&app, &trace, &table, &key, &head).await
 }
 
 /// Answers with what a table has under a key, or follows it.
@@ -52,12 +52,10 @@ pub async fn show(
     trace: &Trace,
     table: &str,
     key: &str,
-    headers: &HeaderMap,
-    peer: Option<Peer>,
+    head: &Parts,
 ) -> Result<Response, Problem> {
-    if is_stream_asked(headers) {
-        let share = app.listener(headers, peer)?;
-        return follow::stream(app, table, key, headers, share).await;
+    if is_stream_asked(&head.headers) {
+        return follow::stream(app, table, key, head).await;
     }
     let asked = SystemTime::now();
     let shown = read(app, table, key).await?;
@@ -68,7 +66,7 @@ pub async fn show(
             format!("the table {table:?} has nothing under {key:?}"),
         )
     })?;
-    Ok(answer(Value::of(shown), headers))
+    Ok(answer(Value::of(shown), &head.headers))
 }
 
 /// Value under a key; `None` where there is none.

@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, watch};
 use crate::convert::{self, Description};
 use crate::dispatch::{Dispatcher, Ended, FAREWELL, told_to_stop};
 use crate::files::OpenFiles;
-use crate::frames::{FrameReader, MAX_FRAME, NoFrame, VERSION, encode};
+use crate::frames::{FEATURES, FrameReader, MAX_FRAME, NoFrame, VERSION, encode};
 use crate::output::{self, LastLine, Owner};
 use crate::process::{LAST_WORDS, Process, end_text};
 use crate::protocol as wire;
@@ -211,7 +211,7 @@ pub async fn live(
     let wake = dispatcher.is_up(place);
     let welcome = Content::Welcome(wire::Welcome {
         version: VERSION,
-        features: vec!["files".to_owned()],
+        features: FEATURES.map(str::to_owned).to_vec(),
         max_frame: MAX_FRAME as u32,
         timeout_ms: dispatcher.timeout.as_millis() as u64,
     });
@@ -283,7 +283,7 @@ struct Progress {
     since: Instant,
     /// Events begun, by its last pong.
     begun: u64,
-    /// When it was told to cancel what it does.
+    /// When it was told to cancel what it does, where nothing has moved since.
     cancelled: Option<Instant>,
     /// Whether it had anything to do when it was last looked at.
     was_busy: bool,
@@ -476,18 +476,28 @@ impl LivingChild<'_> {
             return false;
         }
         let still = self.progress.since.elapsed();
-        let limit = self.dispatcher.timeout + SLACK;
         if still > self.dispatcher.timeout / 4 {
             self.progress.pings += 1;
             let number = self.progress.pings;
             let _ = self.control.send(Content::Ping(wire::Ping { number }));
         }
+        let overdue = self.dispatcher.overdue(self.place);
+        // One that works on runs in turn does not move where it is deaf; this one may answer others all the while.
+        let is_deaf = self.dispatcher.description.manifest.side_by_side
+            && overdue
+                .iter()
+                .filter_map(|late| late.cancelled)
+                .any(|at| at.elapsed() > GRACE);
+        if is_deaf {
+            return true;
+        }
         if let Some(cancelled) = self.progress.cancelled {
             return cancelled.elapsed() > GRACE;
         }
-        let stuck = (still > limit).then_some(oldest);
-        if let Some(run) = stuck.or_else(|| self.dispatcher.overdue(self.place)) {
+        let stuck = (still > self.dispatcher.timeout + SLACK).then_some(oldest);
+        for run in overdue.iter().map(|late| late.run).chain(stuck) {
             self.progress.cancelled = Some(Instant::now());
+            self.dispatcher.is_cancelled(self.place, run);
             let _ = self.control.send(Content::Cancel(wire::Cancel {
                 run,
                 reason: format!("still running after {:?}", self.dispatcher.timeout),

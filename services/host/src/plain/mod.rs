@@ -145,6 +145,7 @@ impl<'r> PlainRun<'r> {
             deleted: gone.cloned().collect(),
             events: results,
             failure: None,
+            more: false,
         }
     }
 }

@@ -87,7 +87,7 @@ impl Service {
             sender: Sender::new(&spec.config.headers, config)?,
             name: spec.name.clone(),
             has_table: spec.config.table.is_some(),
-            timeout: spec.timeout(&description.limits),
+            timeout: spec.limits(&description.limits).timeout.0,
             requests: Semaphore::new(requests),
             description,
         })
@@ -105,10 +105,14 @@ impl Service {
     pub fn function(self) -> Foreign {
         let service = Arc::new(self);
         let asked = service.clone();
-        service.description.foreign(Box::new(move |run| {
+        let foreign = service.description.foreign(Box::new(move |run| {
             let service = asked.clone();
             Box::pin(async move { service.run(run).await })
-        }))
+        }));
+        Foreign {
+            side_by_side: service.requests.available_permits(),
+            ..foreign
+        }
     }
 
     /// Asks for one event of a run after the other; each begins with the row that the one before has left.

@@ -1,6 +1,7 @@
 //! A function whose handler is in the test.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -13,9 +14,9 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::say;
-use crate::convert::{self, Description};
+use crate::convert::{self, Description, Parts};
 use crate::files::OpenFiles;
-use crate::frames::{MAX_FRAME, VERSION};
+use crate::frames::{FEATURES, MAX_FRAME, VERSION};
 use crate::protocol as wire;
 use crate::protocol::frame::Frame as Content;
 
@@ -38,6 +39,8 @@ struct OpenRun {
     /// Events in it.
     count: usize,
     files: ForeignFiles,
+    /// Events of it that were answered.
+    parts: Parts,
     answer: oneshot::Sender<Result<ForeignAnswer, Lost>>,
 }
 
@@ -69,7 +72,7 @@ impl TestedFunction {
     pub fn welcome(&self) {
         self.send(Content::Welcome(wire::Welcome {
             version: VERSION,
-            features: vec!["files".to_owned()],
+            features: FEATURES.map(str::to_owned).to_vec(),
             max_frame: MAX_FRAME as u32,
             timeout_ms: self.description.limits.timeout.0.as_millis() as u64,
         }));
@@ -83,6 +86,7 @@ impl TestedFunction {
         let open = OpenRun {
             count: run.events.len(),
             files: run.files.clone(),
+            parts: Parts::default(),
             answer,
         };
         runs.open.insert(number, open);
@@ -118,11 +122,20 @@ impl TestedFunction {
     fn answered(&self, result: wire::RunResult) {
         let number = result.number;
         self.files.close_of(number);
-        let Some(open) = self.runs.lock().open.remove(&number) else {
+        let mut runs = self.runs.lock();
+        let Entry::Occupied(mut entry) = runs.open.entry(number) else {
             return;
         };
+        let count = entry.get().count;
+        let whole = match entry.get_mut().parts.take(result, count) {
+            Ok(None) => return,
+            Ok(Some(result)) => Ok(result),
+            Err(why) => Err(why),
+        };
+        let open = entry.remove();
+        drop(runs);
         let timeout = self.description.limits.timeout.0;
-        let answer = self.description.answer(result, open.count, timeout);
+        let answer = whole.and_then(|result| self.description.answer(result, count, timeout));
         let answer = answer.unwrap_or_else(|text| {
             Err(Lost::Ended {
                 class: "protocol",

@@ -55,13 +55,25 @@ impl FunctionAudit {
     /// Whether somebody must act: events are lost or were removed, outputs wait, or nothing could be said.
     /// Pending and dead events are not bad: the first will be done, and the second are on record.
     pub fn is_bad(&self) -> bool {
-        match &self.outcome {
-            AuditOutcome::Done(audit) => {
-                audit.lost > 0 || audit.waiting_outputs > 0 || audit.removed_messages() > 0
-            }
-            AuditOutcome::NotStarted => false,
-            AuditOutcome::Failed(_) => true,
-        }
+        !self.why_bad().is_empty()
+    }
+
+    /// Reasons for which it [is bad](Self::is_bad), each without a subject: `3 events are lost`.
+    pub fn why_bad(&self) -> Vec<String> {
+        let audit = match &self.outcome {
+            AuditOutcome::Done(audit) => audit,
+            AuditOutcome::NotStarted => return Vec::new(),
+            AuditOutcome::Failed(_) => return vec!["it could not be audited".to_owned()],
+        };
+        let counts = [
+            (audit.lost, "events are lost"),
+            (audit.waiting_outputs, "commits have outputs in no stream"),
+            (audit.removed_messages(), "messages were removed too early"),
+        ];
+        let found = counts.into_iter().filter(|(count, _)| *count > 0);
+        found
+            .map(|(count, what)| format!("{count} {what}"))
+            .collect()
     }
 
     /// The sums, where there are any.

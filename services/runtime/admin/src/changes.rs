@@ -1,12 +1,14 @@
 //! Changes of a function, compared with what is there: events that wait, rows that are written, and payloads in the
 //! streams must still find a reader. What would be lost by a change is told before it is made, with the way around it.
 
+pub mod owners;
 pub mod set_aside;
 pub mod waiting;
 
 use std::collections::BTreeMap;
 use std::fmt;
 
+use self::owners::Ownership;
 use self::waiting::Waiter;
 use crate::{AdminError, consumers};
 use oncue_core::bus::Bus;
@@ -36,6 +38,14 @@ pub enum Obstacle {
         key: String,
         stored: u32,
         known: u32,
+    },
+    /// Table that is another function's.
+    OthersRows {
+        table: String,
+        /// Pattern of the keys of its rows in Redis.
+        keys: String,
+        owner: String,
+        standing: Ownership,
     },
 }
 
@@ -74,6 +84,27 @@ impl fmt::Display for Obstacle {
                 "the row {table}/{key} has version {stored}, and this program knows up to {known}: events of such rows \
                  would wait for ever"
             ),
+            Self::OthersRows {
+                table,
+                owner,
+                standing,
+                ..
+            } => match standing {
+                Ownership::Declared => write!(
+                    f,
+                    "writes rows of the table {table}, which are those of {owner}: a table has one owner"
+                ),
+                Ownership::Left => write!(
+                    f,
+                    "would act on every event again, on top of the rows of the table {table}: they are those of {owner}, which \
+                     is gone from oncue.toml and not from the servers"
+                ),
+                Ownership::Former => write!(
+                    f,
+                    "would act on every event again, on top of the rows of the table {table}: {owner} has written them, whose \
+                     they are no more"
+                ),
+            },
         }
     }
 }
@@ -98,6 +129,25 @@ impl Obstacle {
             Self::Key { .. } => "let the old program run until nothing waits (`oncue ps`)".to_owned(),
             Self::NewerRows { .. } => {
                 "run the newer program, or give this one a version and an upgrade step that know such rows".to_owned()
+            }
+            Self::OthersRows {
+                standing: Ownership::Declared,
+                ..
+            } => format!("give {function} a table of its own"),
+            Self::OthersRows {
+                keys,
+                owner,
+                standing,
+                ..
+            } => {
+                let remove = match standing {
+                    Ownership::Left => format!("`oncue remove {owner}`, "),
+                    _ => String::new(),
+                };
+                format!(
+                    "keep the name {owner}, if it is the same function; or give {function} a table of its own. Only if it is to act \
+                     again, from empty rows, on what its stream still holds: {remove}delete the keys {keys} in Redis, apply again"
+                )
             }
         }
     }

@@ -47,6 +47,18 @@ fn nothing_need_be_said() {
     }
 }
 
+/// Streams that stand in no file, such as those of delayed events and of files, are not what a lost server takes along.
+#[test]
+fn a_stream_has_as_many_copies_as_the_one_with_the_most() {
+    let text = "[streams.web]\nreplicas = 3\n[streams.dlq]\nmax_bytes = \"64MB\"\n[streams.clicks]\nreplicas = 1\n";
+    let config = read(text).expect("a file");
+    for domain in ["web", "dlq", "files", "mail", "timer"] {
+        assert_eq!(config.stream(domain).replicas, 3, "{domain}");
+    }
+    assert_eq!(config.bucket().replicas, 3);
+    assert_eq!(config.stream("clicks").replicas, 1, "as the file says");
+}
+
 #[test]
 fn the_apps_own_file_is_in_order() {
     let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../oncue.toml"));

@@ -46,6 +46,9 @@ pub struct Foreign {
     pub at_most_once: bool,
     /// Limits as written in the function.
     pub limits: Limits,
+    /// Runs that its processes can have under way at a time, at least 1. Where each run is counted as it begins, no more are
+    /// handed out.
+    pub side_by_side: usize,
     /// Encoded descriptor set of its event types.
     pub contract: Vec<u8>,
     /// The handler.

@@ -121,6 +121,8 @@ pub(crate) struct Erased {
     pub call: Call,
     /// The handler on all events of a key at once, where it is in another process; `open` and `call` are of no use then.
     pub foreign: Option<ForeignCall>,
+    /// Runs that its processes can have under way at a time; those of one in this process are not bounded here.
+    pub side_by_side: usize,
 }
 
 impl<E: Trigger> Function<E> {
@@ -174,6 +176,7 @@ impl<E: Trigger> Function<E> {
                 })
             }),
             foreign: None,
+            side_by_side: usize::MAX,
         };
         Self {
             erased,
@@ -342,6 +345,7 @@ impl Erased {
                 Box::pin(async { Err(Error::retry("the handler is in another process")) })
             }),
             foreign: Some(foreign.call),
+            side_by_side: foreign.side_by_side,
         })
     }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::Request;
-use axum::http::{HeaderValue, StatusCode, Version, header};
+use axum::http::{HeaderValue, Version, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use futures_util::FutureExt as _;
@@ -26,6 +26,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use oncue_core::config::Network;
+use oncue_proto::event;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -36,6 +37,7 @@ use self::stalls::{Answering, Stalls};
 use crate::address::{ClientAddress, counted};
 use crate::counts::Counts;
 use crate::patient::PatientStream;
+use crate::problem::{Instance, MALFORMED, Problem};
 use crate::shares::Full;
 use crate::tls::{HTTP_2, Tls};
 
@@ -340,23 +342,61 @@ impl HttpBody for AnswerBody {
 }
 
 /// Refuses a request that does not say which host it is for, or says it twice [RFC 9112 section 3.2]: what stands in
-/// front may read another one than we. Over HTTP/2 the host is a part of the target; it is put into `Host`, where everybody
-/// looks for it, and a `Host` that says something else is a second one [RFC 9113 section 8.3.1].
+/// front may read another one than we. A host in the target is put into `Host`, where everybody looks for it. Over HTTP/2 a
+/// `Host` that says something else is a second one [RFC 9113 section 8.3.1]; before, the target's counts and `Host` means
+/// nothing [RFC 9112 section 3.2.2].
 async fn one_host(mut request: Request, next: Next) -> Response {
-    if request.version() == Version::HTTP_2
-        && let Some(authority) = request.uri().authority()
-        && let Ok(host) = HeaderValue::from_str(authority.as_str())
+    let version = request.version();
+    let wanted = usize::from(version != Version::HTTP_10);
+    let given = count_hosts(&request);
+    if let Some(host) = target_host(&request)
         && request.headers().get(header::HOST) != Some(&host)
     {
-        request.headers_mut().append(header::HOST, host);
+        if version == Version::HTTP_2 {
+            request.headers_mut().append(header::HOST, host);
+        } else if given == wanted || given == 1 {
+            request.headers_mut().insert(header::HOST, host);
+        }
     }
-    let hosts = request.headers().get_all(header::HOST).iter().count();
-    let wanted = usize::from(request.version() != Version::HTTP_10);
+    let hosts = count_hosts(&request);
     if hosts > 1 || hosts < wanted {
-        let why = format!("the request has {hosts} Host headers, and must have one");
-        return (StatusCode::BAD_REQUEST, why).into_response();
+        return no_host(&request, hosts);
     }
     next.run(request).await
+}
+
+fn count_hosts(request: &Request) -> usize {
+    request.headers().get_all(header::HOST).iter().count()
+}
+
+/// Host in the target of a request, with its port and without a user.
+fn target_host(request: &Request) -> Option<HeaderValue> {
+    let authority = request.uri().authority()?.as_str();
+    let host = authority.rsplit('@').next().unwrap_or(authority);
+    HeaderValue::from_str(host).ok()
+}
+
+/// Answer to a request of no host or of several, which no router sees.
+fn no_host(request: &Request, hosts: usize) -> Response {
+    let why = format!("the request has {hosts} Host headers, and must have one");
+    let trace_id = event::new_id();
+    tracing::debug!(trace_id, "{why}");
+    let instance = Instance {
+        path: request.uri().path(),
+        trace_id: &trace_id,
+    };
+    let problem = Problem::new(MALFORMED, why);
+    let mut response = problem.clone().into_response();
+    problem.write(&mut response, Some(instance));
+    for (name, value) in [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::REFERRER_POLICY, "no-referrer"),
+    ] {
+        let value = HeaderValue::from_static(value);
+        response.headers_mut().insert(name, value);
+    }
+    response
 }
 
 /// A listener that accepts only as many connections as may be open.
@@ -551,6 +591,42 @@ mod tests {
             .expect("the connection ends")
             .unwrap();
         text
+    }
+
+    #[tokio::test]
+    async fn the_target_says_the_host_before_the_header_does() {
+        let says = get(async |request: Request| {
+            let host = request.headers().get(header::HOST);
+            host.map_or("", |host| host.to_str().unwrap()).to_owned()
+        });
+        let server = start(Router::new().route("/", says), limits()).await;
+        for (head, host) in [
+            ("GET / HTTP/1.1\r\nhost: a:1\r\n", Some("a:1")),
+            ("GET http://b:2/ HTTP/1.1\r\nhost: a\r\n", Some("b:2")),
+            ("GET http://me@b/ HTTP/1.1\r\nhost: a\r\n", Some("b")),
+            ("GET http://b/ HTTP/1.0\r\n", Some("b")),
+            ("GET / HTTP/1.0\r\n", Some("")),
+            ("GET / HTTP/1.1\r\n", None),
+            ("GET http://b/ HTTP/1.1\r\n", None),
+            ("GET http://b/ HTTP/1.1\r\nhost: b\r\nhost: b\r\n", None),
+            ("GET http://b/ HTTP/1.0\r\nhost: a\r\nhost: b\r\n", None),
+        ] {
+            let mut stream = TcpStream::connect(server.address).await.unwrap();
+            let request = format!("{head}connection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let answer = answer(&mut stream).await;
+            let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+            match host {
+                Some(host) => assert_eq!(body, host, "{request}"),
+                None => assert!(
+                    head.contains(" 400 ")
+                        && head.contains("content-type: application/problem+json")
+                        && head.contains("x-content-type-options: nosniff")
+                        && body.contains("urn:oncue:problem:malformed"),
+                    "{request}{answer}"
+                ),
+            }
+        }
     }
 
     #[tokio::test]

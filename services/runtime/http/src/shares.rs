@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 
 use crate::address::ClientAddress;
 
-/// Number of equal things: connections, uploads. Who holds one has a [`Share`].
+/// Number of equal things: connections, uploads, bytes. Who holds some has a [`Share`].
 #[derive(Debug)]
 pub struct Shares {
     most: usize,
@@ -24,10 +24,11 @@ struct Held {
     by_client: HashMap<ClientAddress, usize>,
 }
 
-/// One of the [`Shares`], given back when it is dropped.
+/// One or some of the [`Shares`], given back when it is dropped.
 #[derive(Debug)]
 pub struct Share {
     of: Arc<Shares>,
+    count: usize,
     /// Client it counts for; none where that is a proxy.
     pub client: Option<ClientAddress>,
 }
@@ -54,22 +55,42 @@ impl Shares {
 
     /// Takes one. A client at its own bound hears of that first, since waiting for others would not help it.
     pub fn take(self: &Arc<Self>, client: Option<ClientAddress>) -> Result<Share, Full> {
-        let mut held = self.held.lock();
-        let of_client = client.and_then(|client| held.by_client.get(&client));
-        if of_client.is_some_and(|count| *count >= self.per_client) {
-            return Err(Full::Client);
-        }
-        if held.all >= self.most {
-            return Err(Full::All);
-        }
-        held.all += 1;
-        if let Some(client) = client {
-            *held.by_client.entry(client).or_default() += 1;
-        }
+        self.take_some(client, 1)
+    }
+
+    /// Takes so many at once, or none.
+    pub fn take_some(
+        self: &Arc<Self>,
+        client: Option<ClientAddress>,
+        count: usize,
+    ) -> Result<Share, Full> {
+        self.hold(client, count)?;
         Ok(Share {
             of: self.clone(),
+            count,
             client,
         })
+    }
+
+    /// Number that is held by all together.
+    pub fn held(&self) -> usize {
+        self.held.lock().all
+    }
+
+    fn hold(&self, client: Option<ClientAddress>, count: usize) -> Result<(), Full> {
+        let mut held = self.held.lock();
+        let of_client = client.and_then(|client| held.by_client.get(&client).copied());
+        if client.is_some() && of_client.unwrap_or_default() + count > self.per_client {
+            return Err(Full::Client);
+        }
+        if held.all + count > self.most {
+            return Err(Full::All);
+        }
+        held.all += count;
+        if let Some(client) = client {
+            *held.by_client.entry(client).or_default() += count;
+        }
+        Ok(())
     }
 
     /// Waits until one was given back, or [`wake`](Self::wake) says that one could be.
@@ -83,14 +104,23 @@ impl Shares {
     }
 }
 
+impl Share {
+    /// Takes so many more, or none.
+    pub fn grow(&mut self, count: usize) -> Result<(), Full> {
+        self.of.hold(self.client, count)?;
+        self.count += count;
+        Ok(())
+    }
+}
+
 impl Drop for Share {
     fn drop(&mut self) {
         let mut held = self.of.held.lock();
-        held.all -= 1;
+        held.all -= self.count;
         if let Some(client) = self.client
             && let Some(count) = held.by_client.get_mut(&client)
         {
-            *count -= 1;
+            *count -= self.count;
             if *count == 0 {
                 held.by_client.remove(&client);
             }
@@ -123,5 +153,22 @@ mod tests {
             1,
             "no client is kept for ever"
         );
+    }
+
+    #[test]
+    fn a_share_grows_up_to_the_bounds() {
+        let client = |text: &str| Some(ClientAddress::of(text.parse().unwrap()));
+        let shares = Shares::new(10, 6);
+        let mut first = shares.take_some(client("192.0.2.1"), 4).unwrap();
+        first.grow(2).unwrap();
+        assert_eq!(first.grow(1).unwrap_err(), Full::Client);
+        let mut second = shares.take_some(client("192.0.2.2"), 3).unwrap();
+        assert_eq!(second.grow(2).unwrap_err(), Full::All);
+        assert_eq!(shares.held(), 9, "what was refused is not held");
+        drop(first);
+        assert_eq!(shares.held(), 3);
+        let too_many = shares.take_some(client("192.0.2.1"), 7);
+        assert_eq!(too_many.unwrap_err(), Full::Client);
+        assert_eq!(shares.held.lock().by_client.len(), 1);
     }
 }

@@ -22,6 +22,8 @@ from oncue._files import USES, AsyncFiles, Files, Requests
 from oncue._rows import RowType
 
 _NAME = re.compile(r"[a-z0-9-]{1,64}\Z")
+# Beyond it every worker rejects the event whose handler asks for it.
+_LONGEST_DELAY = datetime.timedelta(days=3650)
 
 E = TypeVar("E")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -29,10 +31,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclasses.dataclass(frozen=True)
 class Delayed(Generic[E]):
-    """An event that is to happen later: kept by the bus until it is due. Counted from the run of the function."""
+    """An event that is to happen later, ten years at most: kept by the bus until it is due. Counted from the run of the function."""
 
     event: E
     after: datetime.timedelta
+
+    def __post_init__(self) -> None:
+        if not datetime.timedelta(0) <= self.after <= _LONGEST_DELAY:
+            raise ValueError(f"a delay of {self.after}: it is from none to {_LONGEST_DELAY.days} days")
 
 
 class Context:
@@ -295,6 +301,7 @@ class Function:
             "changes": sorted(self.changes),
             "declares": True,
             "files": USES.index(self.files),
+            "side_by_side": self.is_async,
             **self.limits,
         }
 

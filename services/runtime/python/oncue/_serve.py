@@ -17,6 +17,7 @@ import io
 import logging
 import os
 import queue
+import re
 import signal
 import socket
 import sys
@@ -26,11 +27,11 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 from oncue import _contract, _forkserver, _wire
 from oncue._connection import Connection
-from oncue._errors import Reject
+from oncue._errors import Reject, reject
 from oncue._function import Context, Function
 from oncue._rows import Fields, RowError
 
@@ -39,6 +40,11 @@ _VERSION = 1
 # Results that are sent together at most; fewer where nothing else is to be done. Seconds for which they are held back.
 _BATCH = 64
 _HELD = 0.01
+# Bytes of a frame for what stands around its contents.
+_FRAMING = 1024
+# Characters of a line that are logged, and of a failure's text that are sent.
+_MAX_LINE = 16 << 10
+_MAX_TEXT = 4 << 10
 # Seconds between two looks at whether the next event of a run has begun.
 _LOOK = 0.05
 # Signal by which the reading thread interrupts a handler.
@@ -81,7 +87,7 @@ def main(arguments: list[str]) -> int:
             place = f"{os.path.relpath(e.filename)}:{e.lineno}"
         why = f"{place}: {type(e).__name__}: {e}" if place else str(e)
         fatal = _wire.Frame()
-        fatal.fatal.sentence = why
+        fatal.fatal.sentence = _cut(why)
         connection.send(fatal)
         return 1
     if begin.fork:
@@ -135,12 +141,13 @@ def _load(path: str, name: str) -> Function:
 
 
 class _Answers:
-    """Results of runs on their way, together as far as they fit a frame."""
+    """Results of runs on their way, together as far as they fit a frame; one that fits none goes in parts."""
 
     def __init__(self, connection: Connection, max_frame: int) -> None:
         self._connection = connection
-        # With room for one that is as large again.
-        self._room = max_frame // 2 or sys.maxsize
+        self._room = max_frame - _FRAMING if max_frame else sys.maxsize
+        # Bytes that an event may answer, so that a part has room for it.
+        self.largest = self._room - _FRAMING
         self._lock = threading.Lock()
         self._results: list[Any] = []
         self._bytes = 0
@@ -148,16 +155,17 @@ class _Answers:
         self._since = 0.0
 
     def add(self, result: Any) -> None:
-        size = result.ByteSize()
         with self._lock:
-            if self._bytes + size > self._room:
-                self._send()
-            if not self._results:
-                self._since = time.monotonic()
-            self._results.append(result)
-            self._bytes += size
-            if len(self._results) >= _BATCH:
-                self._send()
+            for part in _parts(result, self._room):
+                size = part.ByteSize()
+                if self._bytes + size > self._room:
+                    self._send()
+                if not self._results:
+                    self._since = time.monotonic()
+                self._results.append(part)
+                self._bytes += size
+                if len(self._results) >= _BATCH:
+                    self._send()
 
     def is_held(self) -> bool:
         return bool(self._results)
@@ -174,6 +182,24 @@ class _Answers:
             frame.answer.results.extend(self._results)
             self._results, self._bytes = [], 0
             self._connection.send(frame)
+
+
+def _parts(result: Any, room: int) -> list[Any]:
+    """A result as several of at most so many bytes: its events in turn, its row with the last of them."""
+    if result.ByteSize() <= room:
+        return [result]
+    parts = [_wire.RunResult(number=result.number)]
+    rest = [_wire.RunResult(events=[event]) for event in result.events]
+    rest.append(_wire.RunResult(set=result.set, deleted=result.deleted))
+    used = 0
+    for one in rest:
+        if used and used + one.ByteSize() > room - _FRAMING:
+            parts[-1].more = True
+            parts.append(_wire.RunResult(number=result.number))
+            used = 0
+        parts[-1].MergeFrom(one)
+        used += one.ByteSize()
+    return parts
 
 
 class _Server:
@@ -279,7 +305,7 @@ class _Server:
         return reply.get()
 
     def _run(self, run: Any, result: Any) -> None:
-        work = Work(self.function, run, result, functools.partial(self._ask, run.number))
+        work = Work(self.function, run, result, functools.partial(self._ask, run.number), self.answers.largest)
         self._at = run.number
         for place, event in enumerate(work.events()):
             self.begun += 1
@@ -301,6 +327,7 @@ class _Server:
                 work.failed(_timeout(event, e), started)
             except Exception as e:
                 work.failed(e, started)
+            _Lines.end_all()
             if context.file_requests.open_numbers:
                 self.connection.close_files(run.number, context.file_requests.open_numbers)
         _current.set((0, 0))
@@ -375,7 +402,7 @@ class _AsyncServer:
             waiting.set_result(reply)
 
     async def _run(self, run: Any) -> None:
-        work = Work(self.function, run, _wire.RunResult(), functools.partial(self._ask, run.number))
+        work = Work(self.function, run, _wire.RunResult(), functools.partial(self._ask, run.number), self.answers.largest)
         for place, event in enumerate(work.events()):
             self.begun += 1
             started = time.monotonic()
@@ -388,6 +415,7 @@ class _AsyncServer:
                 work.failed(_timeout(event, e), started)
             except Exception as e:
                 work.failed(e, started)
+            _Lines.end_all()
             if context.file_requests.open_numbers:
                 self.connection.close_files(run.number, context.file_requests.open_numbers)
         del self._tasks[run.number]
@@ -455,9 +483,16 @@ class Work:
     """A run that is being worked off: its row, and what came of its events."""
 
     def __init__(
-        self, function: Function, run: Any, result: Any, ask: Callable[[dict[str, Any]], Any] | None = None
+        self,
+        function: Function,
+        run: Any,
+        result: Any,
+        ask: Callable[[dict[str, Any]], Any] | None = None,
+        largest: int = sys.maxsize,
     ) -> None:
         self.function, self.run, self.result, self.ask = function, run, result, ask
+        # Bytes that an event may answer.
+        self._largest = largest
         result.number = run.number
         self.row: Any = None
         self._read: Fields = {field.name: field.value for field in run.fields}
@@ -471,7 +506,7 @@ class Work:
             if run.check:
                 function.row.fields(self.row)
         except Exception as e:
-            result.failure.text = str(e) if isinstance(e, RowError) else f"{type(e).__name__}: {e}"
+            result.failure.text = _cut(_text(e) if isinstance(e, RowError) else f"{type(e).__name__}: {_text(e)}")
             setattr(result.failure, "class", "row")
             return
         if len(run.events) > 1:
@@ -504,16 +539,24 @@ class Work:
 
     def succeeded(self, done: Any, started: float) -> None:
         row = self.function.row
+        try:
+            # What cannot be stored or sent is found out here, so that only this event fails by it.
+            self._check_size("the events that follow have", done.ByteSize())
+            if row is not None:
+                fields = row.fields(self.row)
+                self._check_size("the row has", sum(len(name) + len(value) + 16 for name, value in fields.items()))
+                self._fields = fields
+        except (Reject, RowError) as e:
+            return self.failed(e, started)
         if row is not None:
-            try:
-                # What cannot be stored is found out here, so that only this event fails by it.
-                self._fields = row.fields(self.row)
-            except RowError as e:
-                return self.failed(e, started)
             if len(self.run.events) > 1:
                 self._kept = row.snapshot(self.row)
         outcome = self.result.events.add(micros=int((time.monotonic() - started) * 1e6))
         outcome.done.CopyFrom(done)
+
+    def _check_size(self, what: str, size: int) -> None:
+        if size > self._largest:
+            raise reject(f"{what} {size} bytes, and an answer to the host at most {self._largest}; what is large goes into a file")
 
     def failed(self, error: BaseException, started: float) -> None:
         outcome = self.result.events.add(micros=int((time.monotonic() - started) * 1e6))
@@ -537,11 +580,14 @@ def _describe(failure: Any, error: BaseException) -> None:
     text = _text(error)
     kind = names.get(type(error), type(error).__name__)
     setattr(failure, "class", kind)
-    if type(error) in names and text:
-        failure.text = text
-    else:
-        failure.text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    if type(error) not in names or not text:
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    failure.text = _cut(text)
     failure.place = _place(error.__traceback__)
+
+
+def _cut(text: str, most: int = _MAX_TEXT) -> str:
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def _text(error: BaseException) -> str:
@@ -575,7 +621,7 @@ def _pong(connection: Connection, number: int, begun: int) -> None:
 
 def _log(connection: Connection, severity: int, text: str, logger: str = "") -> None:
     frame = _wire.Frame()
-    frame.log.severity, frame.log.text, frame.log.logger = severity, text, logger
+    frame.log.severity, frame.log.text, frame.log.logger = severity, _cut(text, _MAX_LINE), logger
     frame.log.run, frame.log.event = _current.get()
     connection.send(frame)
 
@@ -591,19 +637,47 @@ def _speak_through(connection: Connection) -> None:
         root.setLevel(logging.INFO)
 
 
+# A bar that shows progress begins its line anew.
+_LINE_END = re.compile(r"\r\n|\r|\n")
+
+
 class _Lines(io.TextIOBase):
-    """Printed text, line by line."""
+    """Printed text, line by line; what an event leaves without an end is a line at its end."""
+
+    _all: ClassVar[list[_Lines]] = []
 
     def __init__(self, connection: Connection, severity: int) -> None:
-        self._connection, self._severity, self._rest = connection, severity, ""
+        self._connection, self._severity = connection, severity
+        # Begun lines, by the events that have begun them.
+        self._begun: dict[tuple[int, int], str] = {}
+        _Lines._all.append(self)
+
+    @staticmethod
+    def end_all() -> None:
+        """Ends the lines that the event at work has begun."""
+        for lines in _Lines._all:
+            line = lines._begun.pop(_current.get(), "")
+            if line:
+                _log(lines._connection, lines._severity, line)
 
     def writable(self) -> bool:
         return True
 
     def write(self, text: str) -> int:
-        *lines, self._rest = (self._rest + text).split("\n")
-        for line in lines:
+        first, *others = _LINE_END.split(text)
+        line = self._begun.pop(_current.get(), "")
+        if first and len(line) + len(first) > _MAX_LINE:
+            if line:
+                _log(self._connection, self._severity, line)
+            line = ""
+        # Only what is new is looked through, and added in place.
+        line += first
+        for other in others:
             _log(self._connection, self._severity, line)
+            line = other
+        if line:
+            # One that is longer is cut where it is logged.
+            self._begun[_current.get()] = line[: _MAX_LINE + 1]
         return len(text)
 
     def flush(self) -> None:

@@ -20,13 +20,16 @@ export function reject(why: string): Reject {
   return new Reject(why);
 }
 
+/** Longest delay, ten years: beyond it every worker rejects the event whose handler asks for it. */
+const LONGEST_DELAY = 3650 * 86_400_000;
+
 /** An event that is to happen later: kept by the bus until it is due. */
 export class Delayed<E extends Message> {
   readonly event: E;
   readonly ms: number;
 
   constructor(event: E, ms: number) {
-    if (!(ms >= 0)) throw new RangeError(`a delay of ${ms} ms`);
+    if (!(ms >= 0 && ms <= LONGEST_DELAY)) throw new RangeError(`a delay of ${ms} ms: it is from 0 to ${LONGEST_DELAY}`);
     this.event = event;
     this.ms = ms;
   }

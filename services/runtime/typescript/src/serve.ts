@@ -35,6 +35,13 @@ export function isInHandler(): boolean {
 /** Milliseconds for which handlers that do not wait may keep the event loop before what is done is sent. */
 const HELD_MS = 10;
 
+/** Bytes of a frame for what stands around its contents. */
+const FRAMING = 1024;
+
+/** Characters of a line that are logged, and of a failure's text that are sent. */
+const MAX_LINE = 16 << 10;
+const MAX_TEXT = 4 << 10;
+
 /** Severities of `Log`. */
 const severity = { info: 0, debug: 1, warn: 2, error: 3 } as const;
 
@@ -91,6 +98,8 @@ export function hello(manifest: Manifest, contract: Uint8Array): Buffer {
       of.number(8, manifest.concurrency).number(9, manifest.timeoutMs).number(10, manifest.attempts);
       for (const table of manifest.changes) of.text(11, table);
       of.flag(12, true).number(13, manifest.files).flag(14, manifest.atMostOnce);
+      // Whatever waits leaves the event loop to the others, also in a handler that only returns a promise.
+      of.flag(15, true);
     });
     hello.data(7, contract);
   });
@@ -99,7 +108,7 @@ export function hello(manifest: Manifest, contract: Uint8Array): Buffer {
 
 /** Last words. */
 export function fatal(sentence: string): Buffer {
-  return new Writer().message(frame.fatal, (fatal) => fatal.text(1, sentence)).finish();
+  return new Writer().message(frame.fatal, (fatal) => fatal.text(1, cut(sentence))).finish();
 }
 
 /** Way to the host, as far as an answer needs it. */
@@ -118,7 +127,7 @@ export class Server {
   private isBeginning = false;
   /** Runs that have not begun. */
   private readonly runs: Run[] = [];
-  /** Bytes after which a frame of answers takes no other one. */
+  /** Bytes of answers that fit a frame. */
   private roomInFrame = Infinity;
   /** Whether the host replies to requests for files. */
   private hasFiles = false;
@@ -139,8 +148,7 @@ export class Server {
         break;
       case "welcome":
         this.hasFiles = incoming.features.includes("files");
-        // With room for an answer that is as large again.
-        if (incoming.maxFrame > 0) this.roomInFrame = incoming.maxFrame / 2;
+        if (incoming.maxFrame > 0) this.roomInFrame = incoming.maxFrame - FRAMING;
         break;
       case "fileReply":
         this.waiting.get(incoming.reply.number)?.(incoming.reply);
@@ -186,7 +194,8 @@ export class Server {
     const begins = (): void => {
       this.begun += 1;
     };
-    const work = new Work(this.func, run, begins, (act) => this.askForFile(run.number, act));
+    const ask = (act: FileAct): Promise<FileReply> => this.askForFile(run.number, act);
+    const work = new Work(this.func, run, begins, ask, this.roomInFrame - FRAMING);
     this.tasks.set(run.number, work);
     void work.all().then(() => {
       this.tasks.delete(run.number);
@@ -212,30 +221,29 @@ export class Server {
 
   private flush(): void {
     this.isFlushing = false;
-    let next = this.result();
-    while (next) {
+    const results = this.takeResults();
+    let next = results.next();
+    while (!next.done) {
       const writer = new Writer(4096);
       writer.message(frame.answer, (answer) => {
         do {
-          answer.data(1, next as Buffer);
-          next = this.result();
-        } while (next && writer.size + next.length < this.roomInFrame);
+          answer.data(1, next.value as Buffer);
+          next = results.next();
+        } while (!next.done && writer.size + next.value.length < this.roomInFrame);
       });
       this.connection.send(writer.finish());
     }
     this.drained();
   }
 
-  private result(): Buffer | undefined {
-    const work = this.results.shift();
-    const writer = new Writer();
-    work?.write(writer);
-    return work && writer.body();
+  private *takeResults(): Generator<Buffer> {
+    for (let work = this.results.shift(); work; work = this.results.shift()) yield* work.results(this.roomInFrame);
   }
 
   private drained(): void {
     if (this.isDraining && this.tasks.size === 0 && this.runs.length === 0 && !this.isFlushing) {
       this.isDraining = false;
+      endLines();
       this.connection.end(new Writer().message(frame.drained, () => {}).finish(), 0);
     }
   }
@@ -280,6 +288,8 @@ export class Work {
     private readonly run: Run,
     private readonly begins: () => void,
     private readonly askForFile: (act: FileAct) => Promise<FileReply>,
+    /** Bytes that an event may answer. */
+    private readonly largest = Infinity,
   ) {
     try {
       this.row = func.row?.open(run.fields, run.rowVersion);
@@ -328,15 +338,27 @@ export class Work {
       let result = within(event, () => this.func.handler(message, this.row, context));
       if (result instanceof Promise) result = await this.inTime(result, event.timeoutMs, controller);
       const outputs = this.func.outputs(result);
-      // What cannot be stored is found out here, so that only this event fails by it.
-      if (this.func.row && this.row) this.kept = this.func.row.fields(this.row);
+      // What cannot be stored or sent is found out here, so that only this event fails by it.
+      this.checkSize("the events that follow have", sizeOfEffects(outputs, context.operations));
+      if (this.func.row && this.row) {
+        const fields = this.func.row.fields(this.row);
+        this.checkSize("the row has", sizeOfFields(fields));
+        this.kept = fields;
+      }
       this.succeeded(outputs, context.operations, began);
     } catch (e) {
       this.failed(e, began);
       // A handler whose time was over may still be at work on its row, so the next one gets another.
       this.row = this.func.row?.open(this.kept ?? this.run.fields, this.kept ? this.func.row.version : this.run.rowVersion);
     }
+    endLines();
     for (const opened of context.files.openNumbers) void this.askForFile({ kind: "close", opened });
+  }
+
+  private checkSize(what: string, size: number): void {
+    if (size > this.largest) {
+      throw new Reject(`${what} ${size} bytes, and an answer to the host at most ${this.largest}; what is large goes into a file`);
+    }
   }
 
   private decode(event: WireEvent): unknown {
@@ -378,23 +400,70 @@ export class Work {
     return this.func.row.changes(this.kept, this.run.fields, this.run.rowVersion);
   }
 
-  /** Writes the `RunResult`. */
-  write(result: Writer): void {
-    result.number(1, this.run.number);
+  /** The `RunResult`, in as many of at most `room` bytes as it takes: its events in turn, its row with the last of them. */
+  *results(room: number): Generator<Buffer> {
+    let result = this.result();
+    const empty = result.size;
     if (this.rowFailure !== undefined) {
-      const text = this.rowFailure;
+      const text = cut(this.rowFailure);
       result.message(5, (failure) => failure.text(1, "row").text(2, text));
+      yield result.body();
       return;
     }
     const { set, deleted } = this.changes();
-    for (const [name, value] of set) result.message(2, (field) => field.text(1, name).data(2, value));
-    for (const name of deleted) result.text(3, name, true);
-    for (const outcome of this.outcomes) result.message(4, (event) => writeOutcome(event, outcome));
+    const parts = this.outcomes.map((outcome) => ({
+      size: sizeOf(outcome),
+      write: () => result.message(4, (event) => writeOutcome(event, outcome)),
+    }));
+    parts.push({ size: sizeOfFields(set), write: () => writeChanges(result, set, deleted) });
+    for (const part of parts) {
+      if (result.size > empty && result.size + part.size > room) {
+        yield result.flag(6, true).body();
+        result = this.result();
+      }
+      part.write();
+    }
+    yield result.body();
+  }
+
+  private result(): Writer {
+    return new Writer().number(1, this.run.number);
   }
 }
 
 function micros(began: number): number {
   return Math.max(0, Math.round((performance.now() - began) * 1000));
+}
+
+function writeChanges(result: Writer, set: Fields, deleted: string[]): Writer {
+  for (const [name, value] of set) result.message(2, (field) => field.text(1, name).data(2, value));
+  for (const name of deleted) result.text(3, name, true);
+  return result;
+}
+
+/** Room for the numbers of a message, and the lengths within it. */
+const NUMBERS = 64;
+
+/** Bytes of an outcome as it is sent, at most. */
+function sizeOf({ outputs, operations, failure }: Outcome): number {
+  const size = sizeOfEffects(outputs, operations);
+  return failure ? size + 3 * (failure.class.length + failure.text.length + failure.place.length) : size;
+}
+
+function sizeOfEffects(outputs: readonly Output[], operations: readonly Operation[]): number {
+  let size = NUMBERS;
+  for (const { type, payload } of outputs) size += NUMBERS + Buffer.byteLength(type) + payload.length;
+  for (const operation of operations) {
+    size += NUMBERS;
+    for (const value of Object.values(operation)) if (typeof value === "string") size += Buffer.byteLength(value);
+  }
+  return size;
+}
+
+function sizeOfFields(fields: Fields): number {
+  let size = NUMBERS;
+  for (const [name, value] of fields) size += NUMBERS + Buffer.byteLength(name) + value.length;
+  return size;
 }
 
 function writeOutcome(event: Writer, outcome: Outcome): void {
@@ -439,7 +508,16 @@ function textOf(thrown: unknown): string {
   }
 }
 
+function cut(text: string, most = MAX_TEXT): string {
+  return text.length <= most ? text : `${text.slice(0, most)}...`;
+}
+
 function describe(error: unknown): Failure {
+  const failure = describeWhole(error);
+  return { ...failure, class: cut(failure.class), text: cut(failure.text) };
+}
+
+function describeWhole(error: unknown): Failure {
   const at = place(error);
   if (error instanceof Reject) return { rejected: true, class: "rejected", text: textOf(error.message), place: at };
   if (error instanceof Undecodable) return { rejected: true, class: "decode", text: error.message, place: "" };
@@ -450,6 +528,46 @@ function describe(error: unknown): Failure {
   return { rejected: false, class: name, text: text ? `${name}: ${text}` : name, place: at };
 }
 
+/** Printed text, line by line; what an event leaves without an end is a line at its end. */
+export class Lines {
+  /** Begun lines, by the events that have begun them. */
+  private readonly begun = new WeakMap<object, string>();
+
+  constructor(private readonly log: (line: string) => void) {}
+
+  write(text: string): void {
+    const at = current.getStore() ?? this;
+    // A bar that shows progress begins its line anew.
+    const [first = "", ...others] = text.split(/\r\n|\r|\n/);
+    let line = this.begun.get(at) ?? "";
+    if (first && line.length + first.length > MAX_LINE) {
+      if (line) this.log(line);
+      line = "";
+    }
+    line += first;
+    for (const other of others) {
+      this.log(line);
+      line = other;
+    }
+    // One that is longer is cut where it is logged.
+    this.begun.set(at, line.slice(0, MAX_LINE + 1));
+  }
+
+  /** Ends the line that the event at work has begun. */
+  end(): void {
+    const at = current.getStore() ?? this;
+    const line = this.begun.get(at);
+    if (line) this.log(line);
+    this.begun.delete(at);
+  }
+}
+
+const printed: Lines[] = [];
+
+function endLines(): void {
+  for (const lines of printed) lines.end();
+}
+
 /**
  * What is printed becomes log records with trace and flow. What reaches the descriptors past Node, of another process or a module
  * in C, the host reads as lines.
@@ -457,9 +575,10 @@ function describe(error: unknown): Failure {
 export function speakThrough(connection: Connection): void {
   const log = (of: number, text: string): void => {
     const at = current.getStore();
-    const writer = new Writer(64 + text.length);
+    const line = cut(text, MAX_LINE);
+    const writer = new Writer(64 + line.length);
     writer.message(frame.log, (log) => {
-      log.number(1, of).text(2, text);
+      log.number(1, of).text(2, line);
       if (at) log.number(3, at.run).number(4, at.event);
     });
     connection.send(writer.finish());
@@ -472,11 +591,10 @@ export function speakThrough(connection: Connection): void {
     [process.stdout, severity.info],
     [process.stderr, severity.warn],
   ] as const) {
-    let rest = "";
+    const lines = new Lines((line) => log(of, line));
+    printed.push(lines);
     stream.write = ((chunk: string | Uint8Array, ...more: unknown[]): boolean => {
-      const lines = (rest + (typeof chunk === "string" ? chunk : Buffer.from(chunk).toString())).split("\n");
-      rest = lines.pop() ?? "";
-      for (const line of lines) log(of, line);
+      lines.write(typeof chunk === "string" ? chunk : Buffer.from(chunk).toString());
       const done = more.find((one) => typeof one === "function") as (() => void) | undefined;
       if (done) queueMicrotask(done);
       return true;

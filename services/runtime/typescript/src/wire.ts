@@ -82,6 +82,7 @@ export class Writer {
   }
 
   private raw(value: number): void {
+    if (!(value >= 0 && value <= Number.MAX_SAFE_INTEGER)) throw new RangeError(`${value} is no count that can be sent`);
     this.room(10);
     while (value > 0x7f) {
       this.bytes[this.at++] = (value % 128) | 0x80;

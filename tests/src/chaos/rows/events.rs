@@ -36,7 +36,7 @@ pub async fn same_event(plan: Plan) -> Report {
     let [applied, duplicates, retried] =
         ["applied", "duplicates", "retried"].map(|counter| count("misbehave", counter));
     let (applied, duplicates, retried) = (applied.await, duplicates.await, retried.await);
-    let deliveries = events * COPIES as u64 + arena.nats.wire().redeliveries_of("misbehave");
+    let deliveries = events * COPIES as u64 + arena.nats.wire().redeliveries_of("app_misbehave");
     let mut report = arena.close().await;
     report.note(format!(
         "{applied} applied, {duplicates} duplicate, {retried} given back"

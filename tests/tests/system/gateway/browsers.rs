@@ -48,6 +48,10 @@ async fn only_pages_that_are_named_may_use_the_api() {
     assert_eq!(taken.status, 202, "{}", taken.text());
     let origin = taken.header("access-control-allow-origin");
     assert_eq!(origin, Some("https://shop.example"));
+    let exposed = taken.header("access-control-expose-headers").unwrap();
+    for name in ["ce-id", "ce-source", "ce-type", "ce-time", "ratelimit"] {
+        assert!(exposed.split(',').any(|one| one == name), "{exposed}");
+    }
     write("https://evil.example")
         .await
         .problem(403, "forbidden");

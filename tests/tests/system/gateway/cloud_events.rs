@@ -4,7 +4,7 @@ use oncue_gateway::server::Guards;
 use oncue_tests::http::JSON;
 use serde_json::{Value, json};
 
-use super::Gateway;
+use super::{Gateway, VIEWED};
 
 const ANY: &str = "/v1/events";
 const BATCH: (&str, &str) = ("content-type", "application/cloudevents-batch+json");
@@ -97,6 +97,52 @@ async fn a_batch_has_a_verdict_for_each_event() {
     assert_eq!(gateway.messages("web").await, 4);
     let empty = gateway.send("POST", ANY, &[BATCH], "[]").await;
     assert_eq!((empty.status, empty.json()), (202, json!({ "events": [] })));
+}
+
+fn viewed_from(source: &str, id: &str) -> Value {
+    let mut event = viewed(id, "/a");
+    event["source"] = json!(source);
+    event
+}
+
+/// By source and id an event is known [CloudEvents 1.0.2 section 3.1].
+#[tokio::test]
+async fn an_id_that_another_source_has_used_is_refused_and_not_called_a_duplicate() {
+    let gateway = Gateway::start().await;
+    let send = async |event: Value| {
+        let body = event.to_string();
+        gateway.send("POST", ANY, &[STRUCTURED], body).await
+    };
+    let taken = send(viewed_from("/caf%C3%A9 \u{e9}", "1")).await;
+    assert_eq!(taken.status, 202, "{}", taken.text());
+    let again = send(viewed_from("/caf%C3%A9 \u{e9}", "1")).await;
+    assert_eq!(again.json()["duplicate"], true, "{}", again.text());
+    let why = send(viewed_from("/other", "1"))
+        .await
+        .problem(409, "id-reuse");
+    assert!(why.contains("source"), "{why}");
+    // Where the client names none, the id alone says which event it is.
+    let unnamed = [JSON, ("ce-id", "1")];
+    let unnamed = gateway
+        .send("POST", VIEWED, &unnamed, r#"{"page":"/a"}"#)
+        .await;
+    assert_eq!(unnamed.json()["duplicate"], true, "{}", unnamed.text());
+
+    let batch = json!([
+        viewed("2", "/a"),
+        viewed_from("/theirs", "2"),
+        viewed("3", "/a")
+    ])
+    .to_string();
+    let answer = gateway.send("POST", ANY, &[BATCH], &batch).await;
+    assert_eq!(answer.status, 400, "{}", answer.text());
+    let events = answer.json()["events"].clone();
+    assert_eq!(events[1]["problem"]["type"], "urn:oncue:problem:id-reuse");
+    assert_eq!(
+        (&events[0]["status"], &events[2]["status"]),
+        (&json!(424), &json!(424))
+    );
+    assert_eq!(gateway.messages("web").await, 1);
 }
 
 #[tokio::test]

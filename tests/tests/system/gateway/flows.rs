@@ -450,14 +450,21 @@ async fn progress_is_streamed_change_by_change_to_the_end() {
 
 #[tokio::test]
 async fn waiters_are_bounded_and_share_one_look() {
-    let gateway = gateway(&["count-views"], "[flows]\nmax_waiters = 40\n").await;
+    let gateway = gateway(
+        &["count-views"],
+        "[flows]\nmax_waiters = 40\n[gateway]\nproxies = [\"127.0.0.1\"]\n",
+    )
+    .await;
     post(&gateway, &[TRACK, ("ce-id", "busy")]).await;
     let asked = || gateway.cluster.redis_ok(&["INFO", "commandstats"]);
     let mut clients = Vec::new();
-    for _ in 0..40 {
+    for n in 0..40 {
         let at = gateway.at;
         clients.push(tokio::spawn(async move {
-            request(at, "GET", "/v1/flows/busy", &[("prefer", "wait=20")], b"").await
+            // One address may have a quarter of them.
+            let client = format!("192.0.2.{}", n % 4);
+            let headers = [("prefer", "wait=20"), ("x-forwarded-for", client.as_str())];
+            request(at, "GET", "/v1/flows/busy", &headers, b"").await
         }));
     }
     let gauge = async || gateway.get("/metrics").await.text();
@@ -474,18 +481,6 @@ async fn waiters_are_bounded_and_share_one_look() {
         gateway.messages("web").await,
         1,
         "nothing was taken of the refused"
-    );
-    assert_eq!(
-        gateway
-            .send(
-                "GET",
-                "/v1/flows/busy",
-                &[("accept", "text/event-stream")],
-                ""
-            )
-            .await
-            .status,
-        503
     );
     assert_eq!(
         gateway.get("/v1/flows/busy").await.status,
@@ -521,32 +516,93 @@ async fn waiters_are_bounded_and_share_one_look() {
 
 #[tokio::test]
 async fn clients_that_go_and_a_gateway_that_stops() {
-    let mut gateway = gateway(&["count-views"], "").await;
+    let mut gateway = gateway(&["count-views"], "[gateway]\nlisteners_per_address = 1\n").await;
     post(&gateway, &[TRACK, ("ce-id", "left")]).await;
-    let gauge = async |gateway: &Gateway| gateway.get("/metrics").await.text();
     let mut events = Events::open(&gateway, "left").await;
     events.until(1).await;
-    assert!(gauge(&gateway).await.contains("oncue_gateway_waiters 1\n"));
+    let second = [("accept", "text/event-stream")];
+    let second = gateway.send("GET", "/v1/flows/left", &second, "").await;
+    second.problem(429, "too-many-listeners");
     drop(events);
     wait_for("its place is free", || async {
-        gauge(&gateway).await.contains("oncue_gateway_waiters 0\n")
+        let mut again = Events::open(&gateway, "left").await;
+        again.more().await && again.text.starts_with("HTTP/1.1 200")
     })
     .await;
     // Told to stop, it answers those who wait instead of keeping them, or being kept by them.
-    let mut events = Events::open(&gateway, "left").await;
+    let mut events = loop {
+        // The last one may not be gone yet.
+        let mut events = Events::open(&gateway, "left").await;
+        if events.more().await && events.text.starts_with("HTTP/1.1 200") {
+            break events;
+        }
+    };
     events.until(1).await;
     let at = gateway.at;
     let waiting = tokio::spawn(async move {
         request(at, "GET", "/v1/flows/left", &[("prefer", "wait=30")], b"").await
     });
-    wait_for("both wait", || async {
-        gauge(&gateway).await.contains("oncue_gateway_waiters 2\n")
+    wait_for("the other waits", || async {
+        let metrics = gateway.get("/metrics").await.text();
+        metrics.contains("oncue_gateway_waiters 1\n")
     })
     .await;
     gateway.stop();
     assert_eq!(waiting.await.unwrap().status, 202);
     events.end().await;
     assert!(!events.text.contains("event: complete"), "{}", events.text);
+}
+
+#[tokio::test]
+async fn one_address_leaves_places_to_wait_to_others() {
+    let config = "[flows]\nmax_waiters = 8\n[gateway]\nproxies = [\"127.0.0.1\"]\n";
+    let gateway = gateway(&["count-views"], config).await;
+    post(&gateway, &[TRACK, ("ce-id", "busy")]).await;
+    let mut clients = Vec::new();
+    for _ in 0..2 {
+        let at = gateway.at;
+        clients.push(tokio::spawn(async move {
+            let headers = [("prefer", "wait=20"), ("x-forwarded-for", "192.0.2.1")];
+            request(at, "GET", "/v1/flows/busy", &headers, b"").await
+        }));
+    }
+    wait_for("both wait", || async {
+        let metrics = gateway.get("/metrics").await.text();
+        metrics.contains("oncue_gateway_waiters 2\n")
+    })
+    .await;
+    let wait = async |client: &str| {
+        let headers = [("prefer", "wait=0"), ("x-forwarded-for", client)];
+        gateway.send("GET", "/v1/flows/busy", &headers, "").await
+    };
+    let refused = wait("192.0.2.1").await;
+    refused.problem(429, "too-many-listeners");
+    assert_eq!(wait("192.0.2.2").await.status, 202);
+    done(&gateway, "busy", "busy", "count-views", 0);
+    for client in clients {
+        assert_eq!(client.await.unwrap().status, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_stream_of_a_flow_that_goes_on_ends_and_is_asked_for_again() {
+    let guards = Guards {
+        flow_stream: Duration::from_millis(200),
+        ..Guards::default()
+    };
+    let gateway = Gateway::with("", guards).await;
+    let listeners = Keys::default().listeners("web.page.viewed");
+    gateway
+        .cluster
+        .redis_ok(&["SADD", &listeners, "count-views"]);
+    consumer(&gateway, "count-views").await;
+    post(&gateway, &[TRACK, ("ce-id", "long")]).await;
+    for _ in 0..2 {
+        let mut events = Events::open(&gateway, "long").await;
+        events.end().await;
+        let names: Vec<String> = events.all().into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["flow"], "{}", events.text);
+    }
 }
 
 #[tokio::test]

@@ -208,3 +208,21 @@ async fn everybody_together_or_each_by_who_they_are() {
         "one route, whatever is asked for"
     );
 }
+
+/// What is wrong with a request behind its limit says how things stand as well.
+#[tokio::test]
+async fn problems_say_how_the_limit_stands() {
+    let config = "[auth.a]\nkeys = true\n[limit.few]\nrate = 12\nper = \"1h\"\n\
+                  [[route]]\nmethod = \"POST\"\npath = \"/see\"\nevent = \"web.page.viewed\"\nlimit = \"few\"\n\
+                  [[route]]\nmethod = \"POST\"\npath = \"/closed\"\nevent = \"web.page.viewed\"\nlimit = \"few\"\nauth = \"a\"\n";
+    let gateway = Gateway::with(config, Guards::default()).await;
+    for (path, body, status, left) in [
+        ("/see", VIEW, 202, 11),
+        ("/see", "no JSON", 400, 10),
+        ("/closed", VIEW, 401, 9),
+    ] {
+        let answer = gateway.send("POST", path, &[JSON], body).await;
+        assert_eq!(answer.status, status, "{}", answer.text());
+        assert_eq!(parameter(&answer, "ratelimit", "r"), left, "{path}");
+    }
+}

@@ -9,6 +9,7 @@ use std::time::Duration;
 use oncue_gateway::server::Guards;
 use oncue_tests::cluster::{Cluster, Process};
 use oncue_tests::http::JSON;
+use oncue_tests::skip::skip;
 use serde_json::Value;
 
 use super::{Gateway, VIEWED};
@@ -22,7 +23,7 @@ const ROTATIONS: usize = 4;
 pub fn provider(cluster: &Cluster) -> Option<Process> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("oidc");
     if !folder.join("node_modules").is_dir() {
-        eprintln!("skipped: `make oidc` installs the OpenID provider");
+        skip("oidc", "`make oidc` installs the OpenID provider");
         return None;
     }
     let mut command = Command::new("node");

@@ -55,6 +55,46 @@ async fn every_path_of_the_document_is_answered() {
     references_lead_somewhere(&document);
 }
 
+#[tokio::test]
+async fn credentials_and_webhooks_are_described() {
+    let config = r#"
+[auth.clients]
+keys = true
+scopes = ["events"]
+[auth.people]
+issuer = "https://id.example.com"
+audience = ["shop"]
+[gateway]
+auth = "clients"
+[[route]]
+path = "/mine"
+row = "pages"
+key = "claim.sub"
+auth = "people"
+[[webhook]]
+name = "github"
+kind = "github"
+secrets = ["env:PATH"]
+event = "web.page.viewed"
+"#;
+    let gateway = Gateway::with(config, Guards::default()).await;
+    let document = gateway.get("/openapi.json").await.ok_json();
+    let paths = &document["paths"];
+    assert_eq!(
+        paths["/v1/flows/{id}"]["get"]["security"],
+        json!([{ "bearer": ["events"] }, { "key": ["events"] }])
+    );
+    assert_eq!(paths["/mine"]["get"]["security"], json!([{ "bearer": [] }]));
+    assert_eq!(paths["/healthz"]["get"]["security"], Value::Null);
+    let webhook = &paths["/v1/webhooks/github"]["post"];
+    assert_eq!(webhook["security"], json!([]));
+    let schemes = document["components"]["securitySchemes"].as_object();
+    let schemes: Vec<&String> = schemes.unwrap().keys().collect();
+    assert_eq!(schemes, ["bearer", "key"]);
+    let sent = gateway.send("POST", "/v1/webhooks/github", &[JSON], "{}");
+    sent.await.problem(401, "unsigned");
+}
+
 fn references_lead_somewhere(document: &Value) {
     let mut references = 0;
     let mut next = vec![document];

@@ -489,3 +489,27 @@ async fn head_makes_no_event() {
     assert_eq!(gateway.messages("web").await, 0);
     assert_eq!(gateway.get("/pages/a/views").await.status, 202);
 }
+
+/// A target may name a host, which counts before the header: no route is found under one name and let in under another.
+#[tokio::test]
+async fn a_host_in_the_target_is_the_host() {
+    let config = "[[route]]\nhost = \"shop.example.com\"\npath = \"/p\"\nrow = \"pages\"\nkey = { value = \"a\" }\n";
+    let gateway = Gateway::with(config, Guards::default()).await;
+    let row = Keys::default().row("pages", "a");
+    gateway.cluster.redis_ok(&["HSET", &row, "views", "1"]);
+    for (target, host, status) in [
+        ("/p", "shop.example.com", 200),
+        ("/p", "localhost", 404),
+        ("http://shop.example.com/p", "localhost", 200),
+        ("http://localhost/p", "shop.example.com", 404),
+        ("http://evil.example.com/p", "localhost", 421),
+    ] {
+        let request = format!("GET {target} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+        let answer = gateway.raw(request.as_bytes()).await.expect("an answer");
+        assert_eq!(answer.status, status, "{target} {host}: {}", answer.text());
+    }
+    let none = b"GET http://localhost/p HTTP/1.1\r\nconnection: close\r\n\r\n";
+    let refused = gateway.raw(none).await.expect("an answer");
+    refused.problem(400, "malformed");
+    assert_eq!(refused.header("x-content-type-options"), Some("nosniff"));
+}

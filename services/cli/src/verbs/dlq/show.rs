@@ -11,12 +11,11 @@ use oncue_proto::{Catalog, Entry};
 use crate::exit::{self, Failure};
 use crate::settings::Settings;
 use crate::terminal::paint::{BAD, BOLD, DIM, NAME, paint, remark, say};
+use crate::up::Viewer;
 use crate::when;
 
 use super::target::Selection;
 
-/// The viewer of `oncue up`; ONCUE_TRACE_UI names another.
-const TRACE_UI: &str = "http://127.0.0.1:16686";
 /// Bytes of a payload shown in hexadecimal.
 const MAX_HEX: usize = 1024;
 
@@ -35,7 +34,12 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     let Some(letter) = chosen.pop() else {
         return args.selection.none(&letters, settings, &bus).await;
     };
-    say(page(&letter));
+    // As the console has it, or else the viewer of `oncue up`.
+    let viewer = match &settings.config.console.traces {
+        Some(named) => named.clone(),
+        None => Viewer::of_environment()?.ui(),
+    };
+    say(page(&letter, &viewer));
     say(payload(&letter, &bus, &catalog).await);
     if !chosen.is_empty() {
         let others: Vec<String> = chosen
@@ -58,8 +62,8 @@ pub async fn run(args: &Args, settings: &Settings) -> Result<u8, Failure> {
     Ok(exit::OK)
 }
 
-/// Everything but the payload, a line for each fact that is there.
-fn page(letter: &Letter) -> String {
+/// Everything but the payload, a line for each fact that is there; `viewer` shows traces.
+fn page(letter: &Letter, viewer: &str) -> String {
     let inner = &letter.content;
     let age = when::ago(letter.at(), event::now_ms());
     let mut out = format!(
@@ -93,7 +97,10 @@ fn page(letter: &Letter) -> String {
         ("set aside", time(inner.at.as_ref())),
         (
             "trace",
-            letter.trace_id().map(trace_link).unwrap_or_default(),
+            letter
+                .trace_id()
+                .map(|id| format!("{}/trace/{id}", viewer.trim_end_matches('/')))
+                .unwrap_or_default(),
         ),
         ("subject", clean(&envelope.subject)),
     ];
@@ -117,16 +124,6 @@ fn times(n: u32) -> String {
     } else {
         format!("{n} times")
     }
-}
-
-fn trace_link(id: &str) -> String {
-    let base = std::env::var("ONCUE_TRACE_UI")
-        .ok()
-        .filter(|base| !base.is_empty());
-    format!(
-        "{}/trace/{id}",
-        base.as_deref().unwrap_or(TRACE_UI).trim_end_matches('/')
-    )
 }
 
 /// Text of others without control characters: it must not steer the terminal.

@@ -7,6 +7,7 @@ use oncue_admin::stores::agreement::{self, Lost};
 use oncue_core::bus::info::StreamInfo;
 use oncue_core::bus::layout::{self, Mode, Outcome, ScheduleChange, Wanted};
 use oncue_core::bus::{ApiError, Bus};
+use oncue_core::config::Config;
 use oncue_core::store::Store;
 use serde_json::Value;
 use tokio::net::TcpStream;
@@ -161,17 +162,20 @@ async fn layout(settings: &Settings, bus: &Bus, facts: &mut Facts, report: &mut 
         report.fix(e.to_string(), "see the server's own log");
     }
     dead_letters(bus, report).await;
-    let streams = wanted
+    let names = wanted
         .iter()
         .filter_map(|wanted| wanted.name.strip_prefix("stream "));
-    for name in streams {
+    let mut streams = Vec::new();
+    for name in names {
         // One that is missing has been reported by the comparison.
         let Ok(info) = bus.stream_info(name).await else {
             continue;
         };
         copies(name, &info, facts, report);
         room(name, &info, report);
+        streams.push(info);
     }
+    fewer(&settings.config, &streams, report);
     if facts.least_replicas > Some(1) && facts.least_current == facts.least_replicas {
         report.good(format!(
             "every stream has at least {} copies, all up to date",
@@ -195,6 +199,38 @@ fn copies(name: &str, info: &StreamInfo, facts: &mut Facts, report: &mut Report)
         report.fix(
             format!("stream {name}: {current} of its {wanted} copies are up to date"),
             "see which nats-server is down, or wait until it has caught up",
+        );
+    }
+}
+
+/// Streams with fewer copies than others. One that is to have more by oncue.toml has been reported by the comparison.
+fn fewer(config: &Config, streams: &[StreamInfo], report: &mut Report) {
+    let copies = streams.iter().map(|info| info.config.num_replicas);
+    let most = copies.max().unwrap_or_default();
+    for StreamInfo { config: stream, .. } in streams {
+        let name = stream.name.as_str();
+        let section = match name {
+            // As many as of the stream of its app with the most.
+            layout::VALUES => layout::TIMER,
+            bucket if bucket.starts_with("OBJ_") => apply::OBJECTS,
+            domain => domain,
+        };
+        let is_foreign = !stream.is_of(&config.app);
+        let wanted = u64::from(config.stream(section).replicas);
+        if stream.num_replicas >= most || (wanted > stream.num_replicas && !is_foreign) {
+            continue;
+        }
+        let whose = match stream.owner() {
+            Some(owner) if is_foreign => format!("the oncue.toml of the app {owner}"),
+            _ => "oncue.toml".to_owned(),
+        };
+        report.know(
+            format!(
+                "stream {name}: copies on {} servers, where others of this app have {most}: it stands still, or is gone, with \
+                 servers that those outlive",
+                stream.num_replicas
+            ),
+            &format!("`[streams.{section}] replicas = {most}` in {whose}, and `oncue apply`"),
         );
     }
 }
@@ -409,6 +445,51 @@ mod tests {
         assert_eq!(
             report.0[0].text,
             "stream mail: 2 of its 3 copies are up to date"
+        );
+    }
+
+    #[test]
+    fn a_stream_with_fewer_copies_than_others_is_named_with_its_section() {
+        let config = "[app]\nname = \"shop\"\n[streams.web]\nreplicas = 3\n[streams.clicks]\nreplicas = 1\n[streams.objects]\n\
+                      replicas = 1\n";
+        let config = Config::parse(config, None, |_| None).unwrap();
+        let of = |name: &str, app: &str, copies: u64| {
+            stream(json!({ "config": {
+                "name": name, "num_replicas": copies, "metadata": { "oncue.app": app } } }))
+        };
+        let mut report = Report::default();
+        let alike = [of("web", "shop", 3), of("dlq", "other", 3)];
+        fewer(&config, &alike, &mut report);
+        assert!(report.0.is_empty());
+        let streams = [
+            of("web", "shop", 3),
+            of("clicks", "shop", 1),
+            of("OBJ_shop_files", "shop", 1),
+            of("timer", "other", 1),
+            // To have three, which the comparison says.
+            of("dlq", "shop", 1),
+        ];
+        fewer(&config, &streams, &mut report);
+        let said = report.0.iter().map(|finding| {
+            let advice = finding.advice.as_deref().unwrap();
+            (finding.text.split(':').next().unwrap(), advice)
+        });
+        assert_eq!(
+            said.collect::<Vec<_>>(),
+            [
+                (
+                    "stream clicks",
+                    "`[streams.clicks] replicas = 3` in oncue.toml, and `oncue apply`"
+                ),
+                (
+                    "stream OBJ_shop_files",
+                    "`[streams.objects] replicas = 3` in oncue.toml, and `oncue apply`"
+                ),
+                (
+                    "stream timer",
+                    "`[streams.timer] replicas = 3` in the oncue.toml of the app other, and `oncue apply`"
+                ),
+            ]
         );
     }
 

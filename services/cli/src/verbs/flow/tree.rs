@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 
 use anstyle::Style;
+use oncue_admin::flows::Hold;
 use oncue_core::model::flow::{Flow, FlowEvent, Step, StepState};
+use oncue_proto::event;
 
 use crate::terminal::paint::{BAD, BOLD, CHANGED, DIM, GOOD, NAME, PLAIN, brief, paint, width};
 
@@ -12,10 +14,11 @@ const MAX_DEPTH: usize = 70;
 /// Characters of an error, which is shown in one line; `--json` has it whole.
 const MAX_ERROR: usize = 160;
 
-/// Whole text of a flow at the time `now` (Unix ms), without a line break at its end.
-pub fn draw(flow: &Flow, now: u64) -> String {
+/// Whole text of a flow at the time `now` (Unix ms), without a line break at its end. `hold` is what keeps the step back that it
+/// waits for.
+pub fn draw(flow: &Flow, hold: Option<&Hold>, now: u64) -> String {
     let mut lines = vec![head(flow, now)];
-    lines.extend(waits(flow, now));
+    lines.extend(waits(flow, hold, now));
     lines.push(String::new());
     let mut drawing = Drawing {
         flow,
@@ -120,10 +123,24 @@ fn ago(at: Option<u64>, now: u64) -> String {
     })
 }
 
+/// Words for what keeps a step back.
+fn held(hold: Hold, now: u64) -> String {
+    match hold {
+        Hold::Paused { until: None } => "it is paused until `oncue resume`".to_owned(),
+        Hold::Paused { until: Some(until) } => {
+            format!("it is paused until {}", event::format_time(until))
+        }
+        Hold::Due { at } => format!("is due in {}", span(at.saturating_sub(now))),
+    }
+}
+
 /// The one thing everybody waits for.
-fn waits(flow: &Flow, now: u64) -> Option<String> {
+pub fn waits(flow: &Flow, hold: Option<&Hold>, now: u64) -> Option<String> {
     let (event, step) = flow.waits_for()?;
     let why = match step.state {
+        StepState::Pending if hold.is_some() => {
+            hold.map_or_else(String::new, |hold| held(*hold, now))
+        }
         StepState::Waiting => {
             let why = brief(step.why.as_deref().unwrap_or_default(), MAX_ERROR);
             format!(
@@ -315,7 +332,7 @@ mod tests {
     }
 
     fn plain(flow: &Flow) -> String {
-        anstream::adapter::strip_str(&draw(flow, 10_000)).to_string()
+        anstream::adapter::strip_str(&draw(flow, None, 10_000)).to_string()
     }
 
     #[test]
@@ -353,6 +370,36 @@ mod tests {
                    ├─ ✗ track-file dead  10 ms after the event  broken\n      \
                    └─ x.y.z   s  +100 ms"
         );
+    }
+
+    #[test]
+    fn what_keeps_a_step_back_is_told() {
+        let flow = flow(&[
+            ("e:root", r#"["t.t.t","","client","",1000]"#),
+            ("s:root:f", "p 1000"),
+            ("n", "1"),
+            ("at", "1000"),
+        ]);
+        for (hold, words) in [
+            (
+                Hold::Due { at: 69_000 },
+                "waits for f on t.t.t: is due in 59.00 s",
+            ),
+            (
+                Hold::Paused {
+                    until: Some(60_000),
+                },
+                "it is paused until 1970-01-01T00:01:00.000Z",
+            ),
+            (
+                Hold::Paused { until: None },
+                "it is paused until `oncue resume`",
+            ),
+        ] {
+            let drawn = anstream::adapter::strip_str(&draw(&flow, Some(&hold), 10_000)).to_string();
+            assert!(drawn.contains(words), "{drawn}");
+        }
+        assert!(plain(&flow).contains("no worker has begun"));
     }
 
     #[test]

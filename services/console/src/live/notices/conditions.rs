@@ -70,12 +70,17 @@ impl Watch {
         let measured = app.snapshot.measured();
         let mut seen = Findings::default();
         servers(&measured, &mut seen);
-        if !measured.blind && measured.servers.nats.is_none() && measured.at > 0 {
+        let sees_nats = !measured.blind && measured.servers.nats.is_none() && measured.at > 0;
+        if sees_nats {
             functions(&measured, &mut seen);
             letters(app, &mut seen).await;
         }
         if measured.servers.redis.is_none() {
             store(&measured, &mut seen);
+            // They are asked together.
+            if sees_nats {
+                seen.judged.insert(NoticeKind::Store);
+            }
         }
         self.certificates(app, &mut seen).await;
         let names: BTreeSet<&String> = seen.conditions.iter().map(|one| &one.name).collect();
@@ -153,20 +158,24 @@ fn servers(measured: &Measured, seen: &mut Findings) {
     }
 }
 
+/// Losses that the other server remembers: of Redis, as workers have found out, and of NATS.
 fn store(measured: &Measured, seen: &mut Findings) {
-    seen.judged.insert(NoticeKind::Store);
-    let Some(why) = &measured.redis.regression else {
-        return;
-    };
-    seen.conditions.push(Condition {
-        name: "store/regression".to_owned(),
-        kind: NoticeKind::Store,
-        text: why.clone(),
-        advice: "until then no worker starts".to_owned(),
-        link: "map".to_owned(),
-        since: None,
-        after: Duration::ZERO,
-    });
+    let losses = [
+        ("regression", &measured.redis.regression),
+        ("streams", &measured.lost),
+    ];
+    for (name, loss) in losses {
+        let Some(why) = loss else { continue };
+        seen.conditions.push(Condition {
+            name: format!("store/{name}"),
+            kind: NoticeKind::Store,
+            text: why.clone(),
+            advice: "until then no worker starts".to_owned(),
+            link: "map".to_owned(),
+            since: None,
+            after: Duration::ZERO,
+        });
+    }
 }
 
 fn functions(measured: &Measured, seen: &mut Findings) {

@@ -14,6 +14,8 @@ use crate::problem::Problem;
 pub struct Issuer {
     verifier: Verifier,
     claims: BTreeMap<String, OneOf>,
+    /// Difference of clocks that is forgiven.
+    skew_ms: u64,
 }
 
 impl Issuer {
@@ -30,6 +32,7 @@ impl Issuer {
         Ok(Some(Self {
             verifier,
             claims: config.claims.clone(),
+            skew_ms: config.skew().as_millis() as u64,
         }))
     }
 
@@ -56,6 +59,7 @@ impl Issuer {
         Ok(Identity {
             subject: subject(&claims),
             scopes: scopes(&claims),
+            expires: expires(&claims).map(|expires| expires + self.skew_ms),
             claims,
             owner: None,
         })
@@ -71,6 +75,12 @@ impl Issuer {
         }
         Ok(())
     }
+}
+
+/// Time from which a token is refused, Unix milliseconds.
+fn expires(claims: &Map<String, Value>) -> Option<u64> {
+    let seconds = claims.get("exp")?.as_f64()?;
+    Some((seconds * 1000.0) as u64)
 }
 
 /// Name of the person whose token it is, or of the program, which has no `sub` with some issuers.

@@ -129,9 +129,8 @@ impl Webhook {
         })
     }
 
-    /// Id of the event: that of the delivery, so that one that comes again is known. Ids of senders that may count from 1
-    /// have the name of the webhook in front.
-    pub fn event_id(
+    /// Id of the delivery, by which one that comes again is known. The sender may count from 1, and give it to other webhooks too.
+    pub fn delivery_id(
         &self,
         headers: &HeaderMap,
         json: &Value,
@@ -156,7 +155,7 @@ impl Webhook {
             let hash = event::hash(&[body]);
             hash.iter().map(|byte| format!("{byte:02x}")).collect()
         };
-        Some(format!("{}:{id}", self.config.name))
+        Some(id)
     }
 
     /// Payload of the event.

@@ -19,8 +19,8 @@ use serde_json::{Value, json};
 
 use self::endpoint::Webhook;
 use super::attributes::root;
-use super::publish::{NewEvent, Published, id_reuse};
-use super::{is_deep, is_other};
+use super::is_deep;
+use super::publish::{NewEvent, Published};
 use crate::App;
 use crate::observe::trace::Trace;
 use crate::problem::{MALFORMED, NOT_FOUND, Problem, UNABLE, of_catalog};
@@ -81,7 +81,7 @@ pub async fn post(
 }
 
 async fn take(
-    app: &App,
+    app: &Arc<App>,
     trace: &Trace,
     webhook: &Webhook,
     request: Request,
@@ -91,8 +91,7 @@ async fn take(
     let body = Incoming::new(body, headers, app.pace());
     check_encoding(headers)?;
     let limit = app.config.max_event.0.min(app.bus.max_payload() as u64);
-    // Its permits are held until the stream has answered.
-    let body = body.read(headers, limit, &app.memory).await?;
+    let body = body.read(&head, limit, &app.memory).await?;
     webhook.verify(headers, &body.bytes).await?;
     let json = read(&body.bytes)?;
     if let Some(challenge) = webhook.challenge(&json) {
@@ -101,7 +100,8 @@ async fn take(
     if !webhook.is_wanted(headers, &json) {
         return Ok(Outcome::Ignored);
     }
-    let id = check_id(webhook.event_id(headers, &json, &body.bytes)?)?;
+    let delivery = check_id(webhook.delivery_id(headers, &json, &body.bytes)?)?;
+    let id = app.secret.delivery_id(&webhook.config.name, &delivery);
     let ty = &webhook.config.event;
     let entry = known_type(app, ty)?;
     let payload = webhook.payload(headers, &json, body.bytes.clone());
@@ -120,13 +120,11 @@ async fn take(
         },
         key,
         format: Format::Json,
-        payload: payload.clone(),
+        payload,
         track: false,
+        body: Some(Arc::new(body)),
     };
-    let Published { ack, earlier, .. } = app.publish(trace, new).await?;
-    if earlier.is_some_and(|earlier| is_other(&earlier, ty, &payload)) {
-        return Err(id_reuse(&id));
-    }
+    let Published { ack, .. } = app.deliver(trace, new).await?;
     Ok(Outcome::Event(Delivered {
         flow: id.clone(),
         id,

@@ -76,9 +76,9 @@ pub(super) async fn check_alone(
         from = last.sequence + 1;
         let mut copies = found
             .iter()
-            .filter(|message| message.header("Nats-Msg-Id").is_some_and(|id| id == copy));
-        let is_foreign = |id: Option<String>| own.is_none() || id.as_deref() != own;
-        if copies.any(|message| is_foreign(event_id(message.header(REDRIVE)))) {
+            .filter(|message| message.header("Nats-Msg-Id").is_some_and(|id| id == copy))
+            .map(|message| event_id(message.header(REDRIVE)));
+        if copies.any(|id| own.is_none() || id.as_deref() != own) {
             return Err(LetterError::UnderWay(letter.number));
         }
     }

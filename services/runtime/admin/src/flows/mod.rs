@@ -9,11 +9,13 @@
 mod begin;
 pub mod clock;
 mod find;
+mod hold;
 mod rebuild;
 pub mod schedules;
 pub mod search;
 
 pub use self::begin::{HandMadeEvent, Sender};
 pub use self::find::{EventQuery, FlowState, FoundPage, PageLimits, find};
+pub use self::hold::Hold;
 pub use self::rebuild::{Rebuilt, rebuild};
 pub use self::search::{FlowSearch, FoundEvent, SearchLimits, Searched, Sources};

@@ -26,6 +26,9 @@ pub struct RestartRequest {
     /// Replace the credentials, and no process.
     #[serde(default)]
     pub rotate: bool,
+    /// Let programs in that cannot read samples of what is there.
+    #[serde(default)]
+    pub anyway: bool,
 }
 
 /// Answer, as JSON; several to a request, the last of which is [`RestartProgress::Done`] or [`RestartProgress::Failed`].

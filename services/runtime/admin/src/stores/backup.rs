@@ -10,6 +10,7 @@
 //! | `contents.json` | [`Contents`]; written last, so a folder without it is no backup |
 //! | `NAME.stream` | snapshot of a stream, in nats-server's own format |
 //! | `redis.entries` | [`BackupEntry`]s, each with its length in front, 4 bytes, big-endian |
+//! | `due.events` | [`Envelope`]s in the same form: what was due and not taken over, see [`due`] |
 //!
 //! Restored streams go on behind the last sequence that the app had seen: an event without an id has one by its sequence,
 //! and a second event of that id would be taken for the first.
@@ -23,14 +24,14 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use futures_util::{StreamExt as _, stream};
+use futures_util::{StreamExt as _, TryStreamExt as _, future, stream};
 use oncue_core::app::AppName;
 use oncue_core::bus::layout::TIMER;
 use oncue_core::bus::{Bus, BusError, StreamSnapshot};
 use oncue_core::store::{Gap, ServerSnapshot, Store, StoreError};
 use oncue_proto::event;
 use oncue_proto::oncue::v1::{BackupEntry, Envelope};
-use prost::Message as _;
+use prost::Message;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -42,12 +43,17 @@ use crate::AdminError;
 const FORMAT: u32 = 1;
 const CONTENTS: &str = "contents.json";
 const ENTRIES: &str = "redis.entries";
+const DUE: &str = "due.events";
 /// Pause between two words to the workers that the backup still goes on.
 const RENEWAL: Duration = Duration::from_mins(2);
 /// Bytes of entries that are put back in one round trip.
 const PUT_AT_ONCE: usize = 1 << 20;
 /// Placeholders under way at a time.
 const PLACEHOLDERS_AT_ONCE: usize = 512;
+/// Placeholders in a stream at a time: it may be nearly full.
+const PLACEHOLDERS_KEPT: u64 = 2048;
+/// Sequences between two words of how far a stream is.
+const SKIPPED_AT_A_WORD: u64 = 500 * PLACEHOLDERS_KEPT;
 
 /// Contents of a backup.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -60,6 +66,18 @@ pub struct Contents {
     pub redis: SavedFile,
     /// Entries of Redis.
     pub entries: u64,
+    /// None in backups of versions before, and without `timer`.
+    #[serde(default)]
+    pub due: Option<SavedDue>,
+}
+
+/// File of the events that were due, and not taken over by the streams of the backup.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SavedDue {
+    pub file: SavedFile,
+    pub events: u64,
+    /// Sequence of `timer` behind which they must come, or a stream takes them for taken.
+    pub behind: u64,
 }
 
 /// A stream of a backup.
@@ -155,6 +173,11 @@ pub async fn take(
             last: 0,
         });
     }
+    let timer = streams.iter().find(|saved| saved.name == TIMER);
+    let due = match timer {
+        Some(timer) => Some(due::keep(bus, timer, &streams, begun, &folder.join(DUE)).await?),
+        None => None,
+    };
     let path = folder.join(ENTRIES);
     let mut file = Checked::create(&path)?;
     let (entries, redis) = store
@@ -174,6 +197,7 @@ pub async fn take(
         streams,
         redis,
         entries,
+        due,
     };
     let path = folder.join(CONTENTS);
     let json = serde_json::to_vec_pretty(&contents).map_err(io::Error::other);
@@ -276,6 +300,15 @@ async fn of_others(bus: &Bus, stream: &str) -> Result<Option<String>, AdminError
     Ok(other.map(|name| format!("the consumer {name}, which is none of this app")))
 }
 
+/// Whether a shared stream stays where a backup replaces what is there: another app has made it, or has anything in it.
+async fn stays(bus: &Bus, stream: &str, contents: &Contents) -> Result<bool, AdminError> {
+    let info = bus.stream_info(stream).await;
+    let info = info.map_err(|e| AdminError::api(stream, e))?;
+    Ok(!info.config.is_of(bus.app())
+        || of_others(bus, stream).await?.is_some()
+        || (stream == TIMER && due::is_for_others(bus, contents).await?))
+}
+
 /// Whether a stream is behind an object store or key-value bucket: its messages have no identity by their sequence.
 fn is_bucket(stream: &str) -> bool {
     stream.starts_with("OBJ_") || stream.starts_with("KV_")
@@ -311,6 +344,9 @@ pub fn read(folder: &Path, app: &AppName) -> Result<Contents, BackupError> {
         check(&stream_file(folder, &saved.name), &saved.file)?;
     }
     check(&folder.join(ENTRIES), &contents.redis)?;
+    if let Some(due) = &contents.due {
+        check(&folder.join(DUE), &due.file)?;
+    }
     Ok(contents)
 }
 
@@ -356,11 +392,16 @@ async fn stream_names(bus: &Bus) -> Result<Vec<String>, AdminError> {
 }
 
 /// Removes what stands in the way of a restore: these streams, or what is of the app in one that others use too, and all keys of
-/// the app.
+/// the app. Returns the streams that are gone.
 ///
 /// # Errors
 /// A server does not answer, or a stream is of another app.
-pub async fn clear(bus: &Bus, store: &Store, streams: &[String]) -> Result<(), BackupError> {
+pub async fn clear(
+    bus: &Bus,
+    store: &Store,
+    contents: &Contents,
+    streams: &[String],
+) -> Result<Vec<String>, BackupError> {
     for name in streams.iter().filter(|name| !shared::is_shared(name)) {
         let info = bus.stream_info(name).await;
         let info = info.map_err(|e| AdminError::api(name, e))?;
@@ -375,8 +416,9 @@ pub async fn clear(bus: &Bus, store: &Store, streams: &[String]) -> Result<(), B
             )));
         }
     }
+    let mut gone = Vec::new();
     for name in streams {
-        if shared::is_shared(name) && of_others(bus, name).await?.is_some() {
+        if shared::is_shared(name) && stays(bus, name, contents).await? {
             shared::purge_of(bus, name, bus.app().as_str()).await?;
             continue;
         }
@@ -384,8 +426,10 @@ pub async fn clear(bus: &Bus, store: &Store, streams: &[String]) -> Result<(), B
             .api(&format!("STREAM.DELETE.{name}"), &Value::Null)
             .await;
         deleted.map_err(|e| AdminError::api(name, e))?;
+        gone.push(name.clone());
     }
-    Ok(store.remove_all().await?)
+    store.remove_all().await?;
+    Ok(gone)
 }
 
 /// Puts a backup back on servers that hold nothing of the app. Outputs that were published while it was taken are in Redis
@@ -402,7 +446,7 @@ pub async fn restore(
 ) -> Result<(), BackupError> {
     let there = stream_names(bus).await?;
     let mut timer = Timer::NotSaved;
-    let mut taken = Taken::default();
+    let mut taken = Taken::by(contents);
     // The one with the schedules first: it tells what is due. The others go on taking that over once it is known what they have.
     let mut streams: Vec<&SavedStream> = contents.streams.iter().collect();
     streams.sort_by_key(|saved| saved.name != TIMER);
@@ -413,11 +457,11 @@ pub async fn restore(
         if shared::is_shared(name) && there.contains(name) {
             let beside = shared::beside(bus, saved, file).await?;
             if name == TIMER {
-                taken.is_due_in(bus, &beside).await?;
+                taken.is_due_in(bus, saved, &beside).await?;
                 timer = Timer::Beside(saved, beside);
                 continue;
             }
-            let messages = shared::merge(bus, &beside, saved, &taken).await?;
+            let messages = shared::merge(bus, &beside, saved, &taken, report).await?;
             report(beside_others(name, messages));
             continue;
         }
@@ -427,22 +471,21 @@ pub async fn restore(
             shared::purge_others(bus, name).await?;
         }
         if name == TIMER {
-            taken.is_due_in(bus, TIMER).await?;
+            taken.is_due_in(bus, saved, TIMER).await?;
             timer = Timer::Whole(saved);
         } else {
             taken.look(bus, saved, contents.begun).await?;
         }
         report(format!("stream {name}"));
     }
-    match timer {
-        Timer::Whole(saved) => taken.clear(bus, saved.snapshot.last()).await?,
-        Timer::Beside(saved, beside) => {
-            // What came since the backup goes, as it does elsewhere.
-            taken.purge_own(bus).await?;
-            let messages = shared::merge(bus, &beside, saved, &taken).await?;
-            report(beside_others(TIMER, messages));
-        }
-        Timer::NotSaved => {}
+    put_timer_back(bus, timer, &taken, &there, report).await?;
+    if let Some(due) = &contents.due {
+        skip_to(bus, TIMER, due.behind, report).await?;
+        due::put_back(bus, &folder.join(DUE)).await?;
+        report(format!(
+            "stream {TIMER}: {} events that were due",
+            due.events
+        ));
     }
     for saved in streams {
         if saved.snapshot.has_sources() {
@@ -456,7 +499,7 @@ pub async fn restore(
         .iter()
         .filter(|saved| !is_bucket(&saved.name))
     {
-        let gap = skip_to(bus, &saved.name, saved.last).await?;
+        let gap = skip_to(bus, &saved.name, saved.last, report).await?;
         if let Some(from) = gap {
             let gap = Gap {
                 from,
@@ -478,34 +521,81 @@ enum Timer<'s> {
     Beside(&'s SavedStream, String),
 }
 
+/// Ends the way back of the stream with the schedules, once it is known what the other streams have taken of it.
+async fn put_timer_back(
+    bus: &Bus,
+    timer: Timer<'_>,
+    taken: &Taken,
+    there: &[String],
+    report: News<'_>,
+) -> Result<(), BackupError> {
+    match timer {
+        Timer::Whole(saved) => taken.clear(bus, saved.snapshot.last(), there).await?,
+        Timer::Beside(saved, beside) => {
+            let waiting = shared::waiting(bus, &beside).await?;
+            if waiting > 0 {
+                report(format!(
+                    "stream {TIMER}: {waiting} timers had fired for functions that have not handled them; they are not put back \
+                     beside those of other apps"
+                ));
+            }
+            // What came since the backup goes, as it does elsewhere.
+            taken.purge_own(bus).await?;
+            let messages = shared::merge(bus, &beside, saved, taken, report).await?;
+            report(beside_others(TIMER, messages));
+        }
+        Timer::NotSaved => {}
+    }
+    Ok(())
+}
+
 fn beside_others(stream: &str, messages: u64) -> String {
     format!("stream {stream}: {messages} messages, beside those of other apps")
 }
 
 /// Lets a stream go on behind `last`: fills it up to there and takes the filling out again. Returns the first sequence that
-/// is left out; `None` if it is that far already.
-async fn skip_to(bus: &Bus, stream: &str, last: u64) -> Result<Option<u64>, BackupError> {
+/// is left out; `None` if it is that far already. A purge could raise the sequence at once, and would take along what others
+/// publish just then.
+async fn skip_to(
+    bus: &Bus,
+    stream: &str,
+    last: u64,
+    report: News<'_>,
+) -> Result<Option<u64>, BackupError> {
     let info = bus.stream_info(stream).await;
     let info = info.map_err(|e| AdminError::api(stream, e))?;
     let is = info.state.last_seq;
     if is >= last {
         return Ok(None);
     }
+    let mut next = is;
+    while next < last {
+        let end = last.min(next + PLACEHOLDERS_KEPT);
+        fill(bus, stream, end - next).await?;
+        next = end;
+        if (next - is).is_multiple_of(SKIPPED_AT_A_WORD) {
+            report(format!("stream {stream}: at sequence {next} of {last}"));
+        }
+    }
+    Ok(Some(is + 1))
+}
+
+/// Publishes placeholders and removes them, also those of a stream that takes no more.
+async fn fill(bus: &Bus, stream: &str, count: u64) -> Result<(), BackupError> {
     let subject = format!("{stream}.placeholder");
     let placeholder = Envelope {
         subject: subject.clone(),
         ..Envelope::default()
     };
-    let mut acks = stream::iter(is..last)
+    let acks = stream::iter(0..count)
         .map(|_| bus.publish(&placeholder))
         .buffer_unordered(PLACEHOLDERS_AT_ONCE);
-    while let Some(ack) = acks.next().await {
-        ack.map_err(|e| BusError(format!("{subject}: {e}")))?;
-    }
+    let filled = acks.try_for_each(|_| future::ready(Ok(()))).await;
     let purge = json!({ "filter": subject });
     let purged = bus.api(&format!("STREAM.PURGE.{stream}"), &purge).await;
+    filled.map_err(|e| BusError(format!("{subject}: {e}")))?;
     purged.map_err(|e| AdminError::api(stream, e))?;
-    Ok(Some(is + 1))
+    Ok(())
 }
 
 /// Puts the entries of a file back, a part after the other.
@@ -513,7 +603,7 @@ async fn put_back(store: &Store, path: &Path) -> Result<(), BackupError> {
     let mut file = BufReader::new(File::open(path).map_err(at(path))?);
     let mut entries = Vec::new();
     let mut size = 0;
-    while let Some(entry) = read_entry(&mut file).map_err(at(path))? {
+    while let Some(entry) = read_entry::<BackupEntry>(&mut file).map_err(at(path))? {
         size += entry.encoded_len();
         entries.push(entry);
         if size >= PUT_AT_ONCE {
@@ -526,7 +616,7 @@ async fn put_back(store: &Store, path: &Path) -> Result<(), BackupError> {
     Ok(())
 }
 
-fn write_entry(file: &mut impl Write, entry: &BackupEntry) -> io::Result<()> {
+fn write_entry(file: &mut impl Write, entry: &impl Message) -> io::Result<()> {
     let bytes = entry.encode_to_vec();
     let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
     file.write_all(&length.to_be_bytes())?;
@@ -534,7 +624,7 @@ fn write_entry(file: &mut impl Write, entry: &BackupEntry) -> io::Result<()> {
 }
 
 /// Next entry; `None` at the end of the file.
-fn read_entry(file: &mut impl Read) -> io::Result<Option<BackupEntry>> {
+fn read_entry<M: Message + Default>(file: &mut impl Read) -> io::Result<Option<M>> {
     let mut length = [0; 4];
     match file.read_exact(&mut length) {
         Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
@@ -542,9 +632,7 @@ fn read_entry(file: &mut impl Read) -> io::Result<Option<BackupEntry>> {
     }
     let mut bytes = vec![0; u32::from_be_bytes(length) as usize];
     file.read_exact(&mut bytes)?;
-    BackupEntry::decode(&bytes[..])
-        .map(Some)
-        .map_err(io::Error::other)
+    M::decode(&bytes[..]).map(Some).map_err(io::Error::other)
 }
 
 /// Makes the folder, or takes an empty one.

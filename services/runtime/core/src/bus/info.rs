@@ -35,6 +35,9 @@ pub mod code {
     pub const STREAM_BYTES_EXCEEDED: u64 = 10122;
 }
 
+/// Subjects that are asked for twice where a stream tells them in parts: far more than go between two answers.
+const SUBJECTS_TWICE: u64 = 1000;
+
 /// Subject on which a server tells a client who it is, and nothing of others.
 pub const USER_INFO: &str = "$SYS.REQ.USER.INFO";
 
@@ -116,6 +119,14 @@ pub struct StreamSettings {
     metadata: BTreeMap<String, String>,
     /// Servers that hold a copy.
     pub num_replicas: u64,
+    sources: Vec<SourceSettings>,
+}
+
+/// Stream from which another one takes messages over.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct SourceSettings {
+    name: String,
 }
 
 /// Messages in a stream, as of the answer.
@@ -211,6 +222,8 @@ pub struct ConsumerSettings {
     filter_subjects: Vec<String>,
     /// Nanoseconds without an ack after which a message is delivered again.
     pub ack_wait: u64,
+    /// RFC 3339; see [`pause_end_ms`](Self::pause_end_ms).
+    pause_until: Option<String>,
     metadata: BTreeMap<String, String>,
 }
 
@@ -219,6 +232,11 @@ impl StreamSettings {
     pub fn is_of(&self, app: &AppName) -> bool {
         let owner = self.metadata.get(OWNER);
         owner.is_none_or(|owner| owner == app.as_str())
+    }
+
+    /// Whether the stream takes messages over from this one.
+    pub fn takes_from(&self, stream: &str) -> bool {
+        self.sources.iter().any(|source| source.name == stream)
     }
 
     /// App that a stream says it is of.
@@ -234,6 +252,11 @@ impl StreamSettings {
 }
 
 impl ConsumerSettings {
+    /// End of its last pause, Unix milliseconds.
+    pub fn pause_end_ms(&self) -> Option<u64> {
+        event::parse_time(self.pause_until.as_deref()?)
+    }
+
     /// Name of the key that its function gives its events; `None` for their own.
     pub fn key(&self) -> Option<&str> {
         let key = self.metadata.get(KEY)?.as_str();
@@ -314,6 +337,28 @@ struct SubjectsAnswer {
     state: StreamState,
 }
 
+/// Subjects of a stream, which the server tells in parts of 100,000, each from an offset into what it has in order then.
+#[derive(Default)]
+struct SubjectParts {
+    subjects: BTreeMap<String, u64>,
+    /// Offset of the next part.
+    offset: u64,
+}
+
+impl SubjectParts {
+    /// Takes a part in, and says whether there are no more.
+    fn is_last(&mut self, part: SubjectsAnswer, twice: u64) -> bool {
+        let subjects = part.state.subjects;
+        let end = self.offset + subjects.len() as u64;
+        let is_last = subjects.is_empty() || end >= part.total;
+        self.subjects.extend(subjects);
+        // Some twice, since what goes meanwhile moves the others forward; but further on each time, or it would not end where
+        // more come.
+        self.offset = end.saturating_sub(twice).max(self.offset + 1);
+        is_last
+    }
+}
+
 #[derive(Deserialize)]
 /// Answer to `STREAM.MSG.GET`.
 struct MessageAnswer {
@@ -351,24 +396,21 @@ impl Bus {
         self.ask(&format!("STREAM.INFO.{stream}"), &question).await
     }
 
-    /// Messages that the stream holds of each subject that `filter` matches.
+    /// Messages that the stream holds of each subject that `filter` matches. A subject that comes or goes meanwhile may be there
+    /// or not; one that stays is there.
     pub async fn stream_subjects(
         &self,
         stream: &str,
         filter: &str,
     ) -> Result<BTreeMap<String, u64>, ApiError> {
-        let mut all = BTreeMap::new();
-        // The server tells 100,000 in one answer.
+        let mut found = SubjectParts::default();
         loop {
-            let question = json!({ "subjects_filter": filter, "offset": all.len() });
-            let part: SubjectsAnswer = self
+            let question = json!({ "subjects_filter": filter, "offset": found.offset });
+            let part = self
                 .ask(&format!("STREAM.INFO.{stream}"), &question)
                 .await?;
-            let subjects = part.state.subjects;
-            let is_last = subjects.is_empty();
-            all.extend(subjects);
-            if is_last || all.len() as u64 >= part.total {
-                return Ok(all);
+            if found.is_last(part, SUBJECTS_TWICE) {
+                return Ok(found.subjects);
             }
         }
     }
@@ -567,6 +609,57 @@ mod tests {
         .expect("a consumer");
         assert_eq!((consumer.lag(), consumer.is_past(5)), (3, true));
         assert!(!consumer.is_past(6));
+    }
+
+    /// Asks for subjects three at a time, one of them twice, of a stream that `change` changes after each answer.
+    fn asked(
+        there: &mut BTreeSet<String>,
+        mut change: impl FnMut(&mut BTreeSet<String>),
+    ) -> BTreeMap<String, u64> {
+        let mut found = SubjectParts::default();
+        for _ in 0..100 {
+            let part = there.iter().skip(found.offset as usize).take(3);
+            let state = StreamState {
+                subjects: part.map(|subject| (subject.clone(), 1)).collect(),
+                ..StreamState::default()
+            };
+            let total = there.len() as u64;
+            if found.is_last(SubjectsAnswer { total, state }, 1) {
+                return found.subjects;
+            }
+            change(there);
+        }
+        panic!("it goes on and on");
+    }
+
+    fn subjects(numbers: std::ops::Range<u64>) -> BTreeSet<String> {
+        numbers.map(|n| format!("s{n:04}")).collect()
+    }
+
+    #[test]
+    fn subjects_come_to_an_end_while_more_come() {
+        let stay = subjects(500..520);
+        let mut first = 500;
+        let found = asked(&mut stay.clone(), |there| {
+            first -= 1;
+            there.extend(subjects(first..first + 1));
+        });
+        assert!(
+            stay.iter().all(|stays| found.contains_key(stays)),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn a_subject_that_stays_is_found_while_others_go() {
+        let mut there = subjects(0..20);
+        let found = asked(&mut there, |there| {
+            there.pop_first();
+        });
+        assert!(
+            there.iter().all(|stays| found.contains_key(stays)),
+            "{found:?}"
+        );
     }
 
     #[test]

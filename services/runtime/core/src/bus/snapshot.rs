@@ -34,6 +34,11 @@ impl StreamSnapshot {
         metadata[CREATED] = created.to_string().into();
     }
 
+    /// Creation time of the stream, Unix milliseconds, if it was [noted](Self::note_created).
+    pub fn created(&self) -> Option<u64> {
+        self.config["metadata"][CREATED].as_str()?.parse().ok()
+    }
+
     /// Same messages in a stream of another name, to be read from it: it takes nothing in, fires nothing and loses nothing by age.
     #[must_use]
     pub fn renamed(&self, name: &str) -> Self {

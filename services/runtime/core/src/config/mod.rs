@@ -148,7 +148,9 @@ pub struct StreamConfig {
     /// Part of `max_bytes` that the gateway leaves to what functions emit, and below which space that everybody is done
     /// with is given back before its time. Default: a sixteenth.
     pub reserve: Option<Size>,
-    /// Servers of a cluster that hold a copy. Default 1.
+    /// Servers of a cluster that hold a copy. Default: as many as of the stream with the most in the file, so that none is left
+    /// behind when a server is lost; 1 where the file does not say.
+    #[serde(default)] // 0 until the whole file is read
     pub replicas: u32,
     /// How long the server itself recognises an id; an optimisation, not the guarantee. Default 2 min.
     pub duplicate_window: Span,
@@ -607,6 +609,12 @@ impl Config {
         env: impl Fn(&str) -> Option<String>,
     ) -> Result<Self, ConfigErrors> {
         let mut config = reader::read(text, path)?;
+        let copies = config.most_copies();
+        for stream in config.streams.values_mut() {
+            if stream.replicas == 0 {
+                stream.replicas = copies;
+            }
+        }
         // Texts, which need no reading.
         let overlays = [
             ("ONCUE_GATEWAY_LISTEN", &mut config.gateway.listen),
@@ -695,7 +703,17 @@ impl Config {
 
     /// Settings of the stream of a domain; the defaults for one that the file does not name.
     pub fn stream(&self, domain: &str) -> StreamConfig {
-        self.streams.get(domain).cloned().unwrap_or_default()
+        let named = self.streams.get(domain).cloned();
+        named.unwrap_or_else(|| StreamConfig {
+            replicas: self.most_copies(),
+            ..StreamConfig::default()
+        })
+    }
+
+    /// Copies of the stream with the most, by what the file says; at least 1.
+    pub fn most_copies(&self) -> u32 {
+        let copies = self.streams.values().map(|stream| stream.replicas);
+        copies.max().unwrap_or(1).max(1)
     }
 
     /// Settings of the bucket that holds files: `[streams.objects]`. It is a stream as well, without a domain.

@@ -1,7 +1,9 @@
 //! Manifest of a function, derived from its signature: printed by `FUNCTION --manifest`, answered on `$SRV.INFO`, and
 //! read by `oncue apply`, so that a deployment cannot drift from the code.
 
+use oncue_proto::Event as _;
 use oncue_proto::event;
+use oncue_proto::oncue::v1::TimerFired;
 use serde::{Deserialize, Serialize};
 
 use crate::app::{AppName, OWNER};
@@ -81,6 +83,13 @@ impl Manifest {
         )
         .noting(OWNER, config.app.as_str())
         .noting(layout::KEY, self.key.as_deref().unwrap_or_default())
+    }
+
+    /// Table whose rows are this function's alone. One that acts on its schedule and on no event has none: nothing is counted
+    /// twice by it, and it may work on the rows of another.
+    pub fn owned_table(&self) -> Option<&str> {
+        let acts_on_events = self.triggers.iter().any(|ty| ty != TimerFired::TYPE);
+        self.table.as_deref().filter(|_| acts_on_events)
     }
 
     /// Subjects its consumer filters: the types it acts on, and what is redriven to it alone.

@@ -4,12 +4,12 @@
 mod api;
 mod routes;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use oncue_proto::Catalog;
 use serde_json::{Map, Value, json};
 
-use crate::config::Routes;
+use crate::config::{AuthConfig, Routes, WebhookConfig};
 
 /// Gateway that a document is about.
 #[derive(Debug)]
@@ -23,16 +23,37 @@ pub struct Described<'d> {
     pub expose: &'d BTreeSet<String>,
     /// Types that anybody may hear.
     pub heard: &'d BTreeSet<String>,
+    /// Policies by their names.
+    pub auths: &'d BTreeMap<String, AuthConfig>,
+    /// Policy before all that has none of its own.
+    pub auth: Option<&'d str>,
+    pub webhooks: Vec<&'d WebhookConfig>,
+}
+
+impl Described<'_> {
+    /// Credentials that a policy takes, each with the scopes that it needs.
+    fn security(&self, auth: Option<&str>) -> Option<Value> {
+        let policy = self.auths.get(auth?)?;
+        let scopes: Vec<&String> = policy.scopes.iter().collect();
+        let mut taken = vec![json!({ "bearer": scopes })];
+        if policy.keys {
+            taken.push(json!({ "key": scopes }));
+        }
+        Some(taken.into())
+    }
 }
 
 /// The document.
 pub fn document(gateway: &Described<'_>) -> Value {
-    let mut document = Document::default();
+    let mut document = Document {
+        security: gateway.security(gateway.auth),
+        ..Document::default()
+    };
     document.schemas.extend(api::schemas());
     routes::add(gateway, &mut document);
     api::add(gateway, &mut document);
-    let Document { paths, schemas } = document;
-    json!({
+    let Document { paths, schemas, .. } = document;
+    let mut written = json!({
         "openapi": "3.1.0",
         "info": {
             "title": gateway.title,
@@ -48,7 +69,14 @@ pub fn document(gateway: &Described<'_>) -> Value {
                 "content": { "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } },
             } },
         },
-    })
+    });
+    if !gateway.auths.is_empty() {
+        written["components"]["securitySchemes"] = json!({
+            "bearer": { "type": "http", "scheme": "bearer", "description": "Token of the issuer, or an API key" },
+            "key": { "type": "apiKey", "in": "header", "name": "X-API-Key" },
+        });
+    }
+    written
 }
 
 /// Parts of a document that grow.
@@ -56,6 +84,8 @@ pub fn document(gateway: &Described<'_>) -> Value {
 struct Document {
     paths: Map<String, Value>,
     schemas: Map<String, Value>,
+    /// Credentials that are asked for where nothing else is said.
+    security: Option<Value>,
 }
 
 /// One method of a path.
@@ -158,11 +188,8 @@ impl Document {
         let mut parameters: Vec<Value> = named.collect();
         parameters.extend(operation.parameters);
         let mut responses = operation.answers;
-        let door: &[u16] = if OPEN.contains(&path.as_str()) {
-            &[]
-        } else {
-            &DOOR
-        };
+        let is_open = OPEN.contains(&path.as_str());
+        let door: &[u16] = if is_open { &[] } else { &DOOR };
         for status in operation.problems.iter().chain(&ANY).chain(door) {
             responses
                 .entry(status.to_string())
@@ -178,6 +205,9 @@ impl Document {
         }
         if let Some(body) = operation.body {
             entry["requestBody"] = body;
+        }
+        if let Some(security) = self.security.as_ref().filter(|_| !is_open) {
+            entry["security"] = security.clone();
         }
         if let Some(members) = entry.as_object_mut() {
             members.extend(operation.more);

@@ -619,6 +619,42 @@ local function tend(KEYS, ARGV)
   return due - visits
 end
 
+-- Counts runs that are about to begin, each once, however often it is asked about.
+-- KEYS: for each run the count of its event, and the runs of it that were counted within the last hour. ARGV: for each run its number, the
+-- place of its message in the stream, how long the count is kept (s), and 1 if it may begin only as the first of its event.
+-- Reply: for each run the count with it, and how long ago (ms) one began for another message; -1 for never. A run that may not begin is
+-- not counted.
+local function begin(KEYS, ARGV)
+  local time = redis.call('TIME')
+  local now = math.floor((tonumber(time[1]) * 1000000 + tonumber(time[2])) / 1000)
+  local reply = {}
+  for n = 1, #KEYS / 2 do
+    local count, lately = KEYS[2 * n - 1], KEYS[2 * n]
+    local run, place, keep, is_only_first = ARGV[4 * n - 3], ARGV[4 * n - 2], ARGV[4 * n - 1], ARGV[4 * n] == '1'
+    local begun, since, is_known = tonumber(redis.call('GET', count) or 0), -1, false
+    local known = redis.call('HGETALL', lately)
+    for i = 1, #known, 2 do
+      local where, at = string.match(known[i + 1], '^(%d+) (%d+)$')
+      if known[i] == run then
+        is_known = true
+      elseif where ~= place then
+        local passed = math.max(now - tonumber(at), 0)
+        since = since < 0 and passed or math.min(since, passed)
+      end
+    end
+    if is_only_first and begun > 0 and not is_known then
+      begun = begun + 1
+    elseif not is_known then
+      begun = redis.call('INCR', count)
+      redis.call('EXPIRE', count, keep)
+      redis.call('HSET', lately, run, string.format('%s %.0f', place, now))
+      redis.call('EXPIRE', lately, 3600)
+    end
+    reply[n] = { begun, since }
+  end
+  return reply
+end
+
 -- A worker has missed commits of its own: recorded under its name, unless they have been restored since it looked last.
 -- KEYS: what was found. ARGV: the epoch known, the worker, what it found.
 -- The epoch, which each restoration raises, is no key: a caller that may only read it could not name it. One below the known
@@ -664,6 +700,7 @@ local function may(KEYS, ARGV)
 end
 
 redis.register_function('oncue_commit_LIBRARY', commit)
+redis.register_function('oncue_begin_LIBRARY', begin)
 redis.register_function('oncue_regressed_LIBRARY', regressed)
 redis.register_function('oncue_close_steps_LIBRARY', close_steps)
 redis.register_function('oncue_edit_LIBRARY', edit)

@@ -36,6 +36,7 @@
 //! | `APP:letters:owners` | hash | group of dead letters -> who sees to it, as JSON | a month |
 //! | `APP:samples:FUNCTION` | sorted set | a sample a minute, as the console took it, as JSON, by its time | after a day |
 //! | `APP:functions` | hash | function -> its manifest and the time at which it was let in, as JSON | never |
+//! | `APP:tables` | hash | table -> function that writes its rows, also once it is gone | by `oncue remove --forget` |
 //! | `APP:history` | hash | function -> its [`History`](crate::model::history::History) as JSON: what it acted on, and from where on | never |
 //! | `APP:{pN}:g:LIMIT:WHO` | string | time (Unix us) at which all that WHO, hashed, has taken of a limit is paid for | then |
 //! | `APP:api-keys` | hash | id -> [`ApiKey`](crate::model::api_key::ApiKey) as JSON, with the hash of its secret | by `oncue keys revoke` |
@@ -71,8 +72,8 @@ pub use self::ledger::{EDGES, EDGES_AT, FUNCTIONS, first_step, ledger_event};
 pub use self::ledger::{Entry, StepUpdate};
 pub use self::mark::{Mark, StreamPosition, payload_hash};
 pub use self::redis::{
-    KeptNotices, KeyedRow, NewerRow, RESTORE_SECONDS, RESTORED_SECONDS, RowEdit, RowPage,
-    SAMPLES_MS, SentinelAnswer, ServerSnapshot, Spent, Store, StoredKey, StoredUser,
+    KeptNotices, KeyedRow, NewerRow, RESTORE_SECONDS, RESTORED_SECONDS, RowEdit, RowPage, RunCount,
+    RunStart, SAMPLES_MS, SentinelAnswer, ServerSnapshot, Spent, Store, StoredKey, StoredUser,
 };
 pub use self::regression::Regression;
 pub use self::restoring::Restoring;

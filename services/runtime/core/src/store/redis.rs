@@ -15,9 +15,11 @@ mod owners;
 mod progress;
 mod regress;
 mod rows;
+mod runs;
 mod samples;
 mod sessions;
 mod snapshot;
+mod tables;
 mod users;
 mod sentinel;
 mod wire;
@@ -39,6 +41,7 @@ pub use self::notices::KeptNotices;
 pub use self::outboxes::{RESTORE_SECONDS, RESTORED_SECONDS};
 use self::regress::Own;
 pub use self::rows::{KeyedRow, NewerRow, RowEdit, RowPage};
+pub use self::runs::{RunCount, RunStart};
 pub use self::samples::SAMPLES_MS;
 pub use self::sentinel::SentinelAnswer;
 use self::sentinel::Sentinels;
@@ -575,58 +578,6 @@ impl Store {
         });
         let outbox = has_stored.then_some(outbox);
         Ok(Committed { statuses, outbox })
-    }
-
-    /// Counts one more run of a handler for each of these events, which were delivered before; returns the counts, with
-    /// this run. NATS's own count will not do: it also counts deliveries that never came to run. The counts expire a
-    /// horizon after the last run.
-    ///
-    /// Counted before the handler runs, so that a run which kills its process counts.
-    ///
-    /// # Errors
-    ///
-    /// Redis is away or refuses: the run may have been counted, and asking again counts it once
-    /// more.
-    pub async fn started(&self, marks: &[Mark]) -> Result<Vec<u32>, StoreError> {
-        let mut pipe = redis::pipe();
-        for mark in marks {
-            let key = self.keys.runs(mark);
-            pipe.cmd("INCR")
-                .arg(&key)
-                .cmd("EXPIRE")
-                .arg(key)
-                .arg(mark.horizon / 1000 + 1)
-                .ignore();
-        }
-        let Some(first) = marks.first() else {
-            return Ok(Vec::new());
-        };
-        // A count begins anew in a Redis that was emptied.
-        let looked = self.ask_record(&first.function, &mut pipe);
-        let mut counts: Vec<Value> = pipe.query_async(&mut self.connection()).await?;
-        let record = counts.pop().unwrap_or(Value::Nil);
-        let record = redis::from_redis_value(record).map_err(RedisError::from)?;
-        self.check_record(&first.function, looked, record).await?;
-        // Several copies of an event that never came to run have each taken one back.
-        let counts = counts.into_iter().map(redis::from_redis_value::<i64>);
-        let counts: Result<Vec<_>, _> = counts.collect();
-        let counts = counts.map_err(RedisError::from)?.into_iter();
-        Ok(counts.map(|count| count.max(0) as u32).collect())
-    }
-
-    /// Takes back one run that was nobody's failure: it lost every race for its row, or never came to run. Of an event that
-    /// was delivered once, whose run nobody has counted, the count is below 0 then.
-    pub async fn uncount(&self, mark: &Mark) -> Result<(), StoreError> {
-        let key = self.keys.runs(mark);
-        let mut pipe = redis::pipe();
-        pipe.cmd("DECR")
-            .arg(&key)
-            .ignore()
-            .cmd("EXPIRE")
-            .arg(key)
-            .arg(mark.horizon / 1000 + 1)
-            .ignore();
-        Ok(pipe.exec_async(&mut self.connection()).await?)
     }
 
     /// Value under a key of a state table, whatever its kind; `None` where there is none. For programs that show

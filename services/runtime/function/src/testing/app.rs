@@ -184,6 +184,7 @@ impl App {
         }
         self.contracts.extend(function.contracts());
         let member = Member::new(function)?;
+        let largest_run = member.effects.largest_run();
         self.members = self
             .members
             .iter()
@@ -192,7 +193,7 @@ impl App {
             .collect();
         let workers = 0..self.workers;
         self.queues
-            .push(workers.map(|_| KeyQueues::default()).collect());
+            .push(workers.map(|_| KeyQueues::new(largest_run)).collect());
         self.world.lock().consumers.push(Consumer::default());
         Ok(())
     }
@@ -690,7 +691,8 @@ impl App {
             .note(|| format!("{name}, worker {}: crashes", worker + 1));
         self.tasks
             .retain(|task| task.function != function || task.worker != worker);
-        self.queues[function][worker] = KeyQueues::default();
+        let largest_run = self.members[function].effects.largest_run();
+        self.queues[function][worker] = KeyQueues::new(largest_run);
         let mut inner = self.world.lock();
         let consumer = &mut inner.consumers[function];
         let hands = consumer.in_hand.iter();

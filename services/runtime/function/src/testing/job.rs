@@ -12,7 +12,9 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::future::poll_fn;
 use futures_util::task::AtomicWaker;
-use oncue_core::store::{CommitEvent, Entry, Fields, Mark, Purpose, Read, RowKey, Run, Status};
+use oncue_core::store::{
+    CommitEvent, Entry, Fields, Mark, Purpose, Read, RowKey, Run, RunCount, Status,
+};
 
 use super::world::{Member, World, label};
 use crate::error::{Error, Result};
@@ -244,8 +246,9 @@ impl Job {
     fn count_run(&self, event: &mut Invocation) -> std::result::Result<(), Settlement> {
         let effects = &self.member().effects;
         if effects.is_counted(event) {
-            let begun = self.world.store.started(std::slice::from_ref(&event.mark));
-            effects.take_count(event, begun[0])?;
+            let begun = self.world.store.started(&event.mark);
+            let since_copy = None;
+            effects.take_count(event, RunCount { begun, since_copy })?;
         }
         effects.check_attempts(event)
     }
@@ -346,8 +349,8 @@ impl Job {
         let (reason, error) = match settlement {
             Settlement::Ack(_) => return self.ack(&event).await,
             Settlement::Retry(reason) => {
-                let at_most_once = self.member().intake.target.at_most_once;
-                if Effects::is_free(&reason, &event, at_most_once) {
+                let counts_first_runs = self.member().effects.counts_first_runs();
+                if Effects::is_free(&reason, &event, counts_first_runs) {
                     self.world.store.uncount(&event.mark);
                 }
                 let is_vouched = !matches!(reason, RetryReason::Apart(_));

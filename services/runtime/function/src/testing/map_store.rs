@@ -130,15 +130,12 @@ impl MapStore {
         Committed { statuses, outbox }
     }
 
-    /// Counts a run of each event that is about to begin, and returns how many there have been with it.
-    pub fn started(&self, marks: &[Mark]) -> Vec<u32> {
+    /// Counts a run of an event that is about to begin, and returns how many there have been with it.
+    pub fn started(&self, mark: &Mark) -> u32 {
         let mut inner = self.lock();
-        let counts = marks.iter().map(|mark| {
-            let runs = inner.runs.entry(Keys::default().runs(mark)).or_default();
-            *runs += 1;
-            u32::try_from(*runs).unwrap_or(0)
-        });
-        counts.collect()
+        let runs = inner.runs.entry(Keys::default().runs(mark)).or_default();
+        *runs += 1;
+        u32::try_from(*runs).unwrap_or(0)
     }
 
     /// Takes back a run that was no attempt: it lost a race for its row, or its worker was told to stop.

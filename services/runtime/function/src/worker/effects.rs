@@ -5,9 +5,10 @@ mod foreign;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use oncue_core::config::Limits;
-use oncue_core::store::{CommitEvent, Fields, Op, RowChange, RowKey, Run};
+use oncue_core::store::{CommitEvent, Fields, Op, RowChange, RowKey, Run, RunCount, RunStart};
 use oncue_proto::Draft;
 
 use crate::context::Context;
@@ -15,6 +16,7 @@ use crate::error::{Error, Result, reject};
 use crate::files::FileStore;
 use crate::function::{AnyEvent, Erased};
 use crate::state::{AnyRow, RowError, stored_version};
+use crate::worker::batcher::MAX_BATCH;
 use crate::worker::committer::PreparedRun;
 use crate::worker::invocation::{
     BoxedInvocation, DeadLetterReason, Invocation, RetryReason, Settlement,
@@ -24,6 +26,9 @@ use crate::worker::row_cache::{self, RowSnapshot};
 use crate::worker::watchdog;
 
 pub(crate) use self::foreign::Onlooker;
+
+/// Time from the end of a run to its mark, with room for a slow Redis.
+const SETTLED_WITHIN: Duration = Duration::from_secs(10);
 
 /// The function with its limits, and the maker of its outputs.
 pub(crate) struct Effects {
@@ -123,12 +128,37 @@ impl Effects {
     /// a later one Redis counts the runs begun, and the first, which nobody counted, is added. JetStream's own count will
     /// not do, since it also counts deliveries that never came to run.
     ///
-    /// A function that runs at most once counts its first run as well.
+    /// A function that runs at most once, or has one attempt, counts its [first run](Self::counts_first_runs) as well.
     pub fn is_counted(&self, event: &Invocation) -> bool {
         if self.function.at_most_once {
             !event.restored
         } else {
-            event.delivery.info.attempt > 1 && event.counted.is_none()
+            event.counted.is_none() && (event.delivery.info.attempt > 1 || self.counts_first_runs())
+        }
+    }
+
+    /// Whether first runs are counted, right before they begin: where one run is all that an event has, it must not be
+    /// taken for begun while it only waits.
+    pub fn counts_first_runs(&self) -> bool {
+        self.function.at_most_once || self.limits.attempts == 1
+    }
+
+    /// Events of a key that run together: as many as one commit takes, but one where each run is counted as it begins.
+    pub fn largest_run(&self) -> usize {
+        if self.counts_first_runs() {
+            1
+        } else {
+            MAX_BATCH
+        }
+    }
+
+    /// Run that is about to begin, as it is counted.
+    pub fn run_start(&self, event: &Invocation) -> RunStart {
+        RunStart {
+            mark: event.mark.clone(),
+            number: fastrand::u64(..),
+            message: event.delivery.info.sequence,
+            only_first: self.function.at_most_once,
         }
     }
 
@@ -136,32 +166,34 @@ impl Effects {
     ///
     /// # Errors
     ///
-    /// A dead letter: the function runs at most once and an earlier run was begun, so nobody knows whether its call was
-    /// made.
+    /// The function runs at most once and an earlier run was begun. A retry while that may be under way, for a copy of the
+    /// event; else a dead letter, since nobody knows whether its call was made.
     pub fn take_count(
         &self,
         event: &mut Invocation,
-        begun: u32,
+        count: RunCount,
     ) -> std::result::Result<(), Settlement> {
-        let once = self.function.at_most_once;
-        if once && begun > 1 {
+        let RunCount { begun, since_copy } = count;
+        if self.function.at_most_once && begun > 1 {
+            if since_copy.is_some_and(|since| since < self.limits.timeout.0 + SETTLED_WITHIN) {
+                return Err(Settlement::Retry(RetryReason::UnderWay));
+            }
             return Err(Settlement::dead_letter(
                 DeadLetterReason::OutcomeUnknown,
                 "a run was begun and did not end here: its call may have been made or not",
             ));
         }
-        event.counted = Some(begun + u32::from(!once));
+        event.counted = Some(begun + u32::from(!self.counts_first_runs()));
         Ok(())
     }
 
     /// Whether a delivery that is given back for this reason was no run, or none that counts, and yet will look like one to
-    /// the next delivery, which adds the first to those that were counted. Of a function that runs at most once each run is
-    /// counted, and none is added.
-    pub fn is_free(reason: &RetryReason, event: &Invocation, at_most_once: bool) -> bool {
+    /// the next delivery, which adds the first to those that were counted. Where first runs are counted, none is added.
+    pub fn is_free(reason: &RetryReason, event: &Invocation, counts_first_runs: bool) -> bool {
         match reason {
             RetryReason::Contended => true,
             RetryReason::NewerRow(_) | RetryReason::OtherProgram(_) => {
-                event.delivery.info.attempt == 1 && !at_most_once
+                event.delivery.info.attempt == 1 && !counts_first_runs
             }
             _ => false,
         }

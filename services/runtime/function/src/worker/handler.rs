@@ -13,8 +13,9 @@ use std::time::Instant;
 use futures_util::FutureExt;
 use oncue_core::bus::Bus;
 use oncue_core::failpoint::{self, Sabotage};
-use oncue_core::store::{CommitEvent, Fields, Mark, Purpose, Store};
+use oncue_core::store::{CommitEvent, Fields, Purpose, RunCount, RunStart, Store};
 use oncue_proto::event;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::error::Result;
 use crate::files::FileStore;
@@ -36,7 +37,9 @@ pub(crate) struct HandlerRunner {
     /// Connection for the files of a [`Context`]; nothing is published from here.
     bus: Bus,
     /// Runs of events that were delivered before, counted in Redis.
-    run_counts: Batcher<Mark, u32>,
+    run_counts: Batcher<RunStart, RunCount>,
+    /// Places of runs that are counted as they begin: as many as can be under way in other processes.
+    places: Semaphore,
     /// Watchdog, which ends the process when a handler keeps the thread.
     watchdog: Arc<Watchdog>,
     /// Durations of runs go here.
@@ -56,12 +59,13 @@ impl HandlerRunner {
     ) -> Self {
         let store = store.clone();
         Self {
-            // One `INCR` for each event that was delivered before; those of all keys share a round
+            // One count for each event that was delivered before; those of all keys share a round
             // trip.
-            run_counts: Batcher::new(Batching::by(|_: &Mark| 1), move |marks| {
+            run_counts: Batcher::new(Batching::by(|_: &RunStart| 1), move |runs| {
                 let store = store.clone();
-                async move { store.started(&marks).await }
+                async move { store.started(&runs).await }
             }),
+            places: Semaphore::new(effects.function.side_by_side.min(Semaphore::MAX_PERMITS)),
             watchdog: Watchdog::start(effects.function.name, effects.limits.timeout.0),
             effects,
             bus: bus.clone(),
@@ -91,6 +95,7 @@ impl HandlerRunner {
         let Some(fresh) = self.effects.unless_newer(&row, fresh, &mut handled) else {
             return handled;
         };
+        let _place = self.place().await;
         let fresh = self.count_runs(fresh, &mut handled).await;
         if let Some(call) = &self.effects.function.foreign {
             self.run_foreign(call, key, &row, fresh, &mut handled).await;
@@ -153,6 +158,14 @@ impl HandlerRunner {
         Some(author_fields(&row_cache::changed(&row.fields, &set, &del)))
     }
 
+    /// Waits until a run that is counted as it begins can begin; at once where runs are counted by themselves.
+    async fn place(&self) -> Option<SemaphorePermit<'_>> {
+        if !self.effects.counts_first_runs() {
+            return None;
+        }
+        self.places.acquire().await.ok()
+    }
+
     /// Counts the runs of events that were delivered before, ahead of anything that runs of them, so that one which kills
     /// the process is counted too. Returns the events that may still be tried.
     async fn count_runs(
@@ -174,8 +187,8 @@ impl HandlerRunner {
     async fn count_run(&self, event: &mut Invocation) -> std::result::Result<(), Settlement> {
         let effects = &self.effects;
         if effects.is_counted(event) {
-            match self.run_counts.ask(event.mark.clone()).await {
-                Ok(begun) => effects.take_count(event, begun)?,
+            match self.run_counts.ask(effects.run_start(event)).await {
+                Ok(count) => effects.take_count(event, count)?,
                 Err(e) => {
                     let attempts = effects.limits.attempts;
                     return Err(Settlement::of_store_error(event, &e, attempts));

@@ -119,6 +119,8 @@ pub(crate) enum RetryReason {
     Contended,
     /// Committed, but not all outputs could be published; the next delivery is a duplicate that publishes them.
     Unpublished(String),
+    /// A copy of it is being handled, by a function that runs at most once: nobody's failure.
+    UnderWay,
     /// The dead letter could not be published.
     NotSetAside(String),
     /// The row was written by a newer version of the function, whose workers can read it: nobody's failure.

@@ -190,7 +190,7 @@ impl Worker {
         };
         let settler = Settler {
             function: name,
-            at_most_once: effects.function.at_most_once,
+            counts_first_runs: effects.counts_first_runs(),
             secret: secret.clone(),
             bus: bus.clone(),
             in_flight: in_flight.clone(),
@@ -204,7 +204,7 @@ impl Worker {
         };
         Arc::new(Self {
             in_flight,
-            key_queues: KeyQueues::default(),
+            key_queues: KeyQueues::new(effects.largest_run()),
             probation,
             reader: Reader::new(source, target, store),
             handler: HandlerRunner::new(effects, bus, store, counters, flow_log),
@@ -349,7 +349,8 @@ impl Worker {
             return self.settler.settle_apart(event, settlement);
         }
         // Asked once for each delivery, since the voucher is used up by it.
-        event.on_probation = self.probation.applies_to(&event.delivery.info);
+        let attempts = self.handler.effects.limits.attempts;
+        event.on_probation = self.probation.applies_to(&event.delivery.info, attempts);
         if let Err(settlement) = self.handler.effects.decode(&mut event) {
             let settlement = self.reader.unless_foreign(&mut event, settlement);
             return self.settler.settle_apart(event, settlement);

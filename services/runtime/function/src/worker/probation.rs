@@ -1,4 +1,4 @@
-//! Probation: an event whose last delivery ended with its process may have killed it, so it runs with no other beside it.
+//! Probation: an event whose deliveries ended with their process may have killed it, so it runs with no other beside it.
 //!
 //! A delivery that ended with a plain failure and left the process alive is vouched for, and whichever worker has the event
 //! next need not run it alone. Workers of a function vouch to each other by core NATS; what gets lost on the way costs a
@@ -27,6 +27,8 @@ use crate::worker::invocation::BoxedInvocation;
 const GENERATION_SIZE: usize = 20_000;
 /// Vouchers that come meanwhile are sent together; well below the shortest delay before the next try.
 const SEND_LINGER: Duration = Duration::from_millis(50);
+/// Attempts of which an event can lose two to a neighbour that ends the process, and have two left.
+const SPARE_ATTEMPTS: u32 = 4;
 /// Stream sequence and attempt on the wire, each as 8 bytes, little end first.
 const VOUCHER_BYTES: usize = 16;
 
@@ -63,9 +65,13 @@ impl Probation {
     }
 
     /// Whether this delivery of an event runs alone: delivered before, and nobody vouches for the delivery before this one.
-    pub fn applies_to(&self, info: &DeliveryInfo) -> bool {
-        let attempt = u64::from(info.attempt);
-        info.attempt > 1 && !self.vouchers.take(info.sequence, attempt)
+    ///
+    /// As a rule a process was ended from outside, and all that it had in hand would run one after the other for nothing. So
+    /// where `attempts` leave room for it, a second delivery runs beside others, and alone runs what has lost two processes.
+    pub fn applies_to(&self, info: &DeliveryInfo, attempts: u32) -> bool {
+        let is_suspect =
+            info.attempt > 1 && !self.vouchers.take(info.sequence, u64::from(info.attempt));
+        is_suspect && (info.attempt > 2 || attempts < SPARE_ATTEMPTS)
     }
 
     /// A delivery has failed here, and the process lives.
@@ -190,6 +196,22 @@ mod tests {
             !vouchers.take(7, 3),
             "of the second delivery nobody said anything"
         );
+    }
+
+    #[test]
+    fn alone_runs_what_may_have_ended_two_processes() {
+        let probation = Probation::default();
+        let cases = [(1, 3), (2, 3), (3, 3), (1, 6), (2, 6), (3, 6)];
+        let alone = cases.map(|(attempt, attempts)| {
+            let info = DeliveryInfo {
+                stream: "web".into(),
+                sequence: 7,
+                attempt,
+                published: 0,
+            };
+            probation.applies_to(&info, attempts)
+        });
+        assert_eq!(alone, [false, true, true, false, false, true]);
     }
 
     #[test]

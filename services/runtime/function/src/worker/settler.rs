@@ -48,8 +48,8 @@ const FOR_ANOTHER: u32 = 3;
 pub(crate) struct Settler {
     /// Name in `dlq.<app>.<function>` and in the letters.
     pub function: &'static str,
-    /// Whether the function runs at most once on an event.
-    pub at_most_once: bool,
+    /// Whether first runs are counted, as those of a function that runs at most once.
+    pub counts_first_runs: bool,
     /// Secret of the ids of letters.
     pub secret: IdSecret,
     /// Acks, negative acks, heartbeats and dead letters go out here.
@@ -129,7 +129,7 @@ impl Settler {
             reason,
             RetryReason::NewerRow(_) | RetryReason::OtherProgram(_)
         );
-        if Effects::is_free(&reason, &event, self.at_most_once) {
+        if Effects::is_free(&reason, &event, self.counts_first_runs) {
             self.committer.uncount(&event).await;
         }
         let mut not_before = Duration::ZERO;
@@ -159,6 +159,7 @@ impl Settler {
                 why
             }
             RetryReason::Contended => "the row keeps changing under it".to_owned(),
+            RetryReason::UnderWay => "a copy of it is being handled".to_owned(),
             RetryReason::NotSetAside(why) | RetryReason::Apart(why) => why,
         };
         let info = &event.delivery.info;

@@ -1,14 +1,20 @@
 //! Events that are due: what a schedule or a delay has fired lies in `timer` as `timer.due.TYPE` for three days, from where the stream
 //! of its domain takes it over once. A stream that comes back does not know what it has taken, if `timer` is another one, and would
-//! take all of it again. So `timer` is cleared of what each stream has before the stream goes on.
+//! take all of it again. So `timer` is cleared of what is due before the streams go on, and what they had not taken is published anew.
+//! It has a file of its own in the backup: nats-server counts the three days from the first firing, and takes nothing out of a
+//! snapshot that is older.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::BufReader;
+use std::path::Path;
 
 use oncue_core::bus::layout::TIMER;
-use oncue_core::bus::{Bus, Slice};
+use oncue_core::bus::{Bus, BusError, Outbound, Slice, StoredMessage};
+use oncue_proto::oncue::v1::{Envelope, Header};
 use serde_json::json;
 
-use super::{BackupError, SavedStream};
+use super::{BackupError, Checked, Contents, SavedDue, SavedStream, at, read_entry};
 use crate::AdminError;
 
 /// Age at which nothing is due any more, milliseconds: nats-server keeps it for [`FIRED_TTL`](oncue_core::bus::layout::FIRED_TTL),
@@ -16,8 +22,21 @@ use crate::AdminError;
 const OVER: u64 = 96 * 3600 * 1000;
 /// Messages in one question.
 const AT_ONCE: u64 = 1000;
+/// Events under way at a time.
+const PUT_AT_ONCE: usize = 256;
+/// Subjects of what is due.
+const DUE: &str = "timer.due.>";
 /// Header in which nats-server says where a message was taken from: stream, sequence and more.
 const SOURCE: &str = "Nats-Stream-Source";
+
+/// Beginnings of headers that were about the moment in which a message was stored first: what it had to find there, of which
+/// message it would have been a copy, and what has fired it, which the server lets nobody say.
+const OF_THEN: [&str; 4] = [
+    "Nats-Expected-",
+    "Nats-Msg-Id",
+    "Nats-Scheduler",
+    "Nats-Schedule-Next",
+];
 
 /// Knowledge of what streams have taken over.
 #[derive(Debug, Default)]
@@ -26,23 +45,40 @@ pub(super) struct Taken {
     due: BTreeSet<String>,
     /// Last sequence of `timer` that the stream of each domain has; 0 where that is none, or nothing is due.
     last: BTreeMap<String, u64>,
+    /// Last sequence from which any of these streams goes on, if only of a `timer` that there was before.
+    behind: u64,
+    /// Creation time of `timer`, Unix milliseconds: what was taken before came from another one.
+    since: u64,
+    /// Whether the backup holds apart what is due: of its `timer` nothing is open then.
+    is_apart: bool,
 }
 
 impl Taken {
-    /// Looks what is due by the saved `timer`, which is put back as `stream`.
+    /// Before a restore.
+    pub fn by(contents: &Contents) -> Self {
+        Self {
+            is_apart: contents.due.is_some(),
+            ..Self::default()
+        }
+    }
+
+    /// Looks what is due in `timer`, which is, or was put back as, `stream`.
     ///
     /// # Errors
     /// NATS does not answer.
-    pub async fn is_due_in(&mut self, bus: &Bus, stream: &str) -> Result<(), AdminError> {
-        let due = bus.stream_subjects(stream, "timer.due.>").await;
-        let due = due.map_err(|e| AdminError::api(stream, e))?;
-        let domains = due.keys().filter_map(|subject| domain_of(subject));
-        self.due = domains.map(str::to_owned).collect();
+    pub async fn is_due_in(
+        &mut self,
+        bus: &Bus,
+        timer: &SavedStream,
+        stream: &str,
+    ) -> Result<(), AdminError> {
+        self.since = timer.snapshot.created().unwrap_or(0);
+        self.due = domains_in(bus, stream).await?;
         Ok(())
     }
 
-    /// Looks through a stream that has just been put back, from its end on: for a domain in which nothing is due there is no need.
-    /// `begun` is the time of the backup, Unix milliseconds.
+    /// Looks through a stream that has just been saved or put back, from its end on: for a domain in which nothing is due there is no
+    /// need. `begun` is the time of the backup, Unix milliseconds.
     ///
     /// # Errors
     /// NATS does not answer.
@@ -55,15 +91,21 @@ impl Taken {
         if !saved.snapshot.has_sources() {
             return Ok(());
         }
+        if self.is_apart {
+            self.last.insert(saved.name.clone(), u64::MAX);
+            return Ok(());
+        }
+        let since = self.since.max(begun.saturating_sub(OVER));
         let is_due = self.due.contains(&saved.name);
         let mut end = if is_due { saved.snapshot.last() + 1 } else { 0 };
         let mut found = Looked::default();
         while end > 1 && found.last == 0 && !found.is_old {
             let from = end.saturating_sub(AT_ONCE).max(1);
-            found = look_between(bus, &saved.name, from, end, begun).await?;
+            found = look_between(bus, &saved.name, from, end, since).await?;
             end = from;
         }
         self.last.insert(saved.name.clone(), found.last);
+        self.behind = self.behind.max(found.behind);
         Ok(())
     }
 
@@ -74,14 +116,16 @@ impl Taken {
     }
 
     /// Clears `timer`, which has just been put back whole up to `last`, of what these streams have, and of what is due in others: those
-    /// are put back by whoever has them. What it has fired since stays.
+    /// are put back by whoever has them, and one that is `there` knows itself what it has taken. What `timer` has fired since stays.
     ///
     /// # Errors
     /// NATS does not answer.
-    pub async fn clear(&self, bus: &Bus, last: u64) -> Result<(), AdminError> {
+    pub async fn clear(&self, bus: &Bus, last: u64, there: &[String]) -> Result<(), AdminError> {
         for domain in &self.due {
-            let taken = self.last.get(domain).copied().unwrap_or(last).min(last);
-            purge(bus, domain, Some(taken)).await?;
+            let taken = self.last.get(domain).copied();
+            if taken.is_some() || !there.contains(domain) {
+                purge(bus, domain, Some(taken.unwrap_or(last).min(last))).await?;
+            }
         }
         Ok(())
     }
@@ -114,12 +158,29 @@ async fn purge(bus: &Bus, domain: &str, up_to: Option<u64>) -> Result<(), AdminE
 }
 
 /// Part of a stream that was looked through.
-#[derive(Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 struct Looked {
-    /// Highest sequence of `timer` in it.
+    /// Sequence of `timer` of the last message that came from it.
     last: u64,
+    /// Such a sequence, if only of a `timer` that there was before: the server goes on behind it.
+    behind: u64,
     /// Whether it reaches back behind all that can still be due.
     is_old: bool,
+}
+
+impl Looked {
+    /// Takes in the next message of the stream. Sequences fall where `timer` was made anew, so the last one counts.
+    fn see(&mut self, time: u64, source: Option<&str>, since: u64) {
+        let sequence = sequence_in(source);
+        if sequence > 0 {
+            self.behind = sequence;
+        }
+        if time < since {
+            self.is_old = true;
+        } else if sequence > 0 {
+            self.last = sequence;
+        }
+    }
 }
 
 /// Looks at the messages from `from` on, below `end`.
@@ -128,7 +189,7 @@ async fn look_between(
     stream: &str,
     from: u64,
     end: u64,
-    begun: u64,
+    since: u64,
 ) -> Result<Looked, BackupError> {
     let mut found = Looked::default();
     let mut next = from;
@@ -145,11 +206,106 @@ async fn look_between(
         let Some(last) = messages.last() else { break };
         next = last.sequence + 1;
         for message in messages.iter().filter(|message| message.sequence < end) {
-            found.last = found.last.max(sequence_in(message.header(SOURCE)));
-            found.is_old |= message.time + OVER < begun;
+            found.see(message.time, message.header(SOURCE), since);
         }
     }
     Ok(found)
+}
+
+/// Writes into a file what is due in these streams, which have just been saved, and was not taken by them.
+///
+/// # Errors
+/// NATS does not answer, or the file cannot be written.
+pub(super) async fn keep(
+    bus: &Bus,
+    timer: &SavedStream,
+    streams: &[SavedStream],
+    begun: u64,
+    path: &Path,
+) -> Result<SavedDue, BackupError> {
+    let mut taken = Taken::default();
+    taken.is_due_in(bus, timer, TIMER).await?;
+    for saved in streams {
+        taken.look(bus, saved, begun).await?;
+    }
+    let mut file = Checked::create(path)?;
+    let mut events = 0;
+    let mut next = 1;
+    while next <= timer.snapshot.last() {
+        let slice = Slice {
+            from: next,
+            since: None,
+            subject: DUE,
+            messages: PUT_AT_ONCE,
+            bytes: 0,
+        };
+        let messages = bus.read_slice(TIMER, &slice).await?;
+        let Some(last) = messages.last() else { break };
+        next = last.sequence + 1;
+        for message in messages {
+            let is_saved = message.sequence <= timer.snapshot.last();
+            if is_saved && taken.is_open(&message.subject, message.sequence) {
+                super::write_entry(&mut file, &again(message)).map_err(at(path))?;
+                events += 1;
+            }
+        }
+    }
+    Ok(SavedDue {
+        file: file.finish().map_err(at(path))?,
+        events,
+        behind: taken.behind,
+    })
+}
+
+/// Publishes what was [kept](keep), to be due for as long as what is fired now.
+///
+/// # Errors
+/// NATS does not take it, or the file cannot be read.
+pub(super) async fn put_back(bus: &Bus, path: &Path) -> Result<(), BackupError> {
+    let mut file = BufReader::new(File::open(path).map_err(at(path))?);
+    let mut events: Vec<Outbound> = Vec::new();
+    while let Some(event) = read_entry::<Envelope>(&mut file).map_err(at(path))? {
+        events.push(event.into());
+        if events.len() == PUT_AT_ONCE {
+            publish(bus, std::mem::take(&mut events)).await?;
+        }
+    }
+    publish(bus, events).await
+}
+
+async fn publish(bus: &Bus, events: Vec<Outbound>) -> Result<(), BackupError> {
+    for stored in bus.publish_each(events).await {
+        stored.map_err(|e| BusError(format!("{TIMER}: {e}")))?;
+    }
+    Ok(())
+}
+
+/// Whether streams that are none of the backup take over from `timer`, or anything is due for them.
+///
+/// # Errors
+/// NATS does not answer.
+pub(super) async fn is_for_others(bus: &Bus, contents: &Contents) -> Result<bool, AdminError> {
+    let own: BTreeSet<&str> = contents
+        .streams
+        .iter()
+        .map(|saved| saved.name.as_str())
+        .collect();
+    let streams = bus.streams().await;
+    let streams = streams.map_err(|e| AdminError::api("streams", e))?;
+    let mut settings = streams.iter().map(|info| &info.config);
+    if settings.any(|other| other.takes_from(TIMER) && !own.contains(other.name.as_str())) {
+        return Ok(true);
+    }
+    let due = domains_in(bus, TIMER).await?;
+    Ok(due.iter().any(|domain| !own.contains(domain.as_str())))
+}
+
+/// Domains in which anything is due, by what a stream holds.
+async fn domains_in(bus: &Bus, stream: &str) -> Result<BTreeSet<String>, AdminError> {
+    let due = bus.stream_subjects(stream, DUE).await;
+    let due = due.map_err(|e| AdminError::api(stream, e))?;
+    let domains = due.keys().filter_map(|subject| domain_of(subject));
+    Ok(domains.map(str::to_owned).collect())
 }
 
 /// Lets a stream take over again, which was put back without that.
@@ -181,6 +337,19 @@ fn sequence_in(source: Option<&str>) -> u64 {
     sequence.filter(|_| is_timer).unwrap_or(0)
 }
 
+/// A stored message, to be stored once more.
+pub(super) fn again(message: StoredMessage) -> Envelope {
+    let headers = message.headers.into_iter();
+    let headers = headers.filter(|(name, _)| !OF_THEN.iter().any(|then| name.starts_with(then)));
+    Envelope {
+        subject: message.subject,
+        headers: headers
+            .map(|(name, value)| Header { name, value })
+            .collect(),
+        payload: message.payload,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -199,5 +368,42 @@ mod tests {
         assert!(!taken.is_open("timer.due.shop.order.placed", 6));
         assert!(!taken.is_open("timer.due.bank.order.placed", 7));
         assert!(!taken.is_open("timer.schedule.shop.x", 7));
+    }
+    /// Messages at these times, from these sequences of `timer`, and beside each a published one.
+    fn seen(messages: &[(u64, u64)], since: u64) -> Looked {
+        let mut found = Looked::default();
+        for (time, sequence) in messages {
+            let source = format!("timer {sequence} timer.due.shop.> shop.> x");
+            found.see(*time, Some(&source), since);
+            found.see(*time, None, since);
+        }
+        found
+    }
+
+    #[test]
+    fn of_two_timers_the_later_one_counts() {
+        let both = [(10, 900), (11, 901), (20, 3), (21, 4)];
+        for since in [0, 15] {
+            let found = seen(&both, since);
+            let is_old = since > 0;
+            assert_eq!(
+                found,
+                Looked {
+                    last: 4,
+                    behind: 4,
+                    is_old
+                }
+            );
+        }
+        // Of the later one nothing was taken yet, and the server goes on behind the former.
+        let found = seen(&both[..2], 15);
+        assert_eq!(
+            found,
+            Looked {
+                last: 0,
+                behind: 901,
+                is_old: true
+            }
+        );
     }
 }

@@ -3,27 +3,19 @@
 use std::collections::BTreeSet;
 use std::io::Read;
 
+use oncue_core::bus::info::ConsumerInfo;
 use oncue_core::bus::layout::{DLQ, TIMER, VALUES};
-use oncue_core::bus::{Bus, BusError, Outbound, Slice, StoredMessage};
-use oncue_proto::oncue::v1::{Envelope, Header};
+use oncue_core::bus::{Bus, BusError, Slice};
 use serde_json::{Value, json};
 
-use super::due::Taken;
-use super::{BackupError, SavedStream, is_bucket, skip_to};
+use super::due::{self, Taken};
+use super::{BackupError, News, SavedStream, is_bucket, skip_to};
 use crate::AdminError;
 
 /// Such streams; whoever came first owns them.
 const SHARED: [&str; 3] = [DLQ, TIMER, VALUES];
 /// Messages in one question, and under way at a time.
 const AT_ONCE: usize = 256;
-/// Beginnings of headers that were about the moment in which a message was stored first: what it had to find there, of which
-/// message it would have been a copy, and what has fired it, which the server lets nobody say.
-const OF_THEN: [&str; 4] = [
-    "Nats-Expected-",
-    "Nats-Msg-Id",
-    "Nats-Scheduler",
-    "Nats-Schedule-Next",
-];
 
 /// Whether apps share a stream of this name.
 pub(super) fn is_shared(stream: &str) -> bool {
@@ -50,6 +42,13 @@ fn app_of(subject: &str) -> Option<&str> {
         | ["dlq", app, _] => Some(app),
         _ => None,
     }
+}
+
+/// Number of messages in a stream [beside] that functions of the app had not handled.
+pub(super) async fn waiting(bus: &Bus, beside: &str) -> Result<u64, AdminError> {
+    let consumers = bus.function_consumers(beside).await;
+    let consumers = consumers.map_err(|e| AdminError::api(beside, e))?;
+    Ok(consumers.iter().map(ConsumerInfo::lag).sum())
 }
 
 /// Removes what a shared stream holds of an app.
@@ -108,10 +107,11 @@ pub(super) async fn merge(
     beside: &str,
     saved: &SavedStream,
     taken: &Taken,
+    report: News<'_>,
 ) -> Result<u64, BackupError> {
     if !is_bucket(&saved.name) {
         // Its numbers go on behind those of the saved one, by which others know what they have taken.
-        skip_to(bus, &saved.name, saved.last).await?;
+        skip_to(bus, &saved.name, saved.last, report).await?;
     }
     let copied = copy(bus, beside, &saved.name, taken).await;
     remove(bus, beside).await?;
@@ -150,25 +150,12 @@ async fn copy(bus: &Bus, from: &str, to: &str, taken: &Taken) -> Result<u64, Bac
             let subject = &message.subject;
             app_of(subject) == Some(bus.app().as_str()) || taken.is_open(subject, message.sequence)
         });
-        for stored in bus.publish_each(own.map(again).collect()).await {
+        let own = own.map(|message| due::again(message).into());
+        for stored in bus.publish_each(own.collect()).await {
             stored.map_err(|e| BusError(format!("{to}: {e}")))?;
             copied += 1;
         }
     }
-}
-
-/// A stored message, to be stored once more.
-fn again(message: StoredMessage) -> Outbound {
-    let headers = message.headers.into_iter();
-    let headers = headers.filter(|(name, _)| !OF_THEN.iter().any(|then| name.starts_with(then)));
-    let envelope = Envelope {
-        subject: message.subject,
-        headers: headers
-            .map(|(name, value)| Header { name, value })
-            .collect(),
-        payload: message.payload,
-    };
-    envelope.into()
 }
 
 #[cfg(test)]

@@ -97,7 +97,7 @@ pub(super) fn schemas() -> Map<String, Value> {
 pub(super) fn idempotency_key() -> Value {
     header(
         "Idempotency-Key",
-        "Id of the event: sent again under it, it counts once",
+        "What is sent again under it by the same client counts once",
     )
 }
 
@@ -122,6 +122,7 @@ fn query(name: &str, description: &str) -> Value {
 /// Adds what every gateway has.
 pub(super) fn add(gateway: &Described<'_>, document: &mut Document) {
     events(gateway, document);
+    webhooks(gateway, document);
     files(document);
     flows(document);
     if !gateway.expose.is_empty() {
@@ -202,6 +203,33 @@ fn events(gateway: &Described<'_>, document: &mut Document) {
     )
     .parameter(header("WebHook-Request-Origin", "Name of the sender"));
     document.add("/v1/events", "options", handshake);
+}
+
+/// Paths of webhooks, whose signatures stand in for a credential.
+fn webhooks(gateway: &Described<'_>, document: &mut Document) {
+    let text = json!({ "type": "string" });
+    let delivered = json!({
+        "type": "object",
+        "required": ["id", "flow", "duplicate"],
+        "properties": { "id": text, "flow": text, "duplicate": { "type": "boolean" } },
+    });
+    let challenge = json!({ "type": "object", "properties": { "challenge": text } });
+    for webhook in &gateway.webhooks {
+        let id = format!("webhook_{}", webhook.name);
+        let summary = format!("A signed delivery, which becomes {}", webhook.event);
+        let mut operation = Operation::new(id, summary, TAKES)
+            .answer(
+                200,
+                "The challenge of a new sender",
+                Some(challenge.clone()),
+            )
+            .answer(202, "Taken, now or before", Some(delivered.clone()))
+            .answer(204, "None that is wanted", None)
+            .body(json!({ "required": true, "content": { "application/json": {} } }));
+        operation.more.insert("security".into(), json!([]));
+        let path = format!("/v1/webhooks/{}", webhook.name);
+        document.add(&path, "post", operation);
+    }
 }
 
 /// Operation that takes an event, as it is or as a CloudEvent, or a batch of them.

@@ -21,6 +21,10 @@ pub(super) fn add(gateway: &Described<'_>, document: &mut Document) {
         };
         operation.id = id_of(endpoint);
         operation.in_path = route.parameters().into_iter().map(str::to_owned).collect();
+        let auth = route.auth.as_deref();
+        if let Some(security) = gateway.security(auth) {
+            operation.more.insert("security".into(), security);
+        }
         if let Some(host) = &route.host {
             let servers = json!([{ "url": format!("https://{host}") }]);
             operation.more.insert("servers".into(), servers);

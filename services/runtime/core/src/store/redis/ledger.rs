@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::Store;
 use super::regress::RESTORING;
+use super::tables::TABLES;
 use crate::model::flow::{self, Edge, Flow, HashFields, Registered, StepRow};
 use crate::model::history::History;
 use crate::model::manifest::Manifest;
@@ -283,6 +284,13 @@ impl Store {
                 .arg(name)
                 .ignore();
         }
+        if let Some(table) = manifest.owned_table() {
+            pipe.cmd("HSET")
+                .arg(self.keys.of(TABLES))
+                .arg(table)
+                .arg(name)
+                .ignore();
+        }
         // One that was removed may come back.
         pipe.cmd("PERSIST").arg(self.keys.marks(name)).ignore();
         Ok(pipe.exec_async(&mut c).await?)
@@ -311,8 +319,8 @@ impl Store {
     }
 
     /// Forgets a function that is not wanted any more: its registration, its counts, the hops to it and from it, what a recovery gave
-    /// it. Its seen-marks stay for `keep`, so that one that comes back meanwhile applies nothing twice to rows that stayed; `None`
-    /// forgets them too.
+    /// it. Its seen-marks stay for `keep`, so that one that comes back meanwhile applies nothing twice to rows that stayed, and it
+    /// stays on record whose those rows are; `None` forgets both too.
     pub async fn forget_function(
         &self,
         name: &str,
@@ -335,10 +343,20 @@ impl Store {
             pipe.cmd("HDEL").arg(self.keys.of(hash)).arg(name).ignore();
         }
         let marks = self.keys.marks(name);
-        match keep {
-            Some(keep) => pipe.cmd("EXPIRE").arg(marks).arg(keep.as_secs()).ignore(),
-            None => pipe.cmd("UNLINK").arg(marks).ignore(),
-        };
+        let tables = self.keys.of(TABLES);
+        if let Some(keep) = keep {
+            pipe.cmd("EXPIRE").arg(marks).arg(keep.as_secs()).ignore();
+            // One that was let in by an earlier version is not on record yet.
+            if let Some(table) = known.as_ref().and_then(Manifest::owned_table) {
+                pipe.cmd("HSETNX").arg(tables).arg(table).arg(name).ignore();
+            }
+        } else {
+            pipe.cmd("UNLINK").arg(marks).ignore();
+            let owners = self.table_owners().await?;
+            for (table, _) in owners.iter().filter(|(_, owner)| *owner == name) {
+                pipe.cmd("HDEL").arg(&tables).arg(table).ignore();
+            }
+        }
         let source = format!("/{name}");
         for edge in self.edges().await? {
             if edge.function == name || edge.source == source {
