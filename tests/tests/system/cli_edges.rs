@@ -173,9 +173,9 @@ async fn names_that_do_not_exist_are_told() {
     tail.stop().await;
 }
 
-/// `oncue pub` of lines, which are views of so many pages.
-fn publish_lines(cluster: &Cluster, lines: usize, args: &[&str]) -> Child {
-    let mut publishing = Command::new(cluster.program("oncue"))
+/// `oncue pub` of what comes through its pipe.
+fn publishing(cluster: &Cluster, args: &[&str]) -> Child {
+    Command::new(cluster.program("oncue"))
         .args(["pub", "web.page.viewed", "-"])
         .args(args)
         .envs(cluster.env())
@@ -184,7 +184,12 @@ fn publish_lines(cluster: &Cluster, lines: usize, args: &[&str]) -> Child {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .expect("the binary runs");
+        .expect("the binary runs")
+}
+
+/// `oncue pub` of lines, which are views of so many pages.
+fn publish_lines(cluster: &Cluster, lines: usize, args: &[&str]) -> Child {
+    let mut publishing = publishing(cluster, args);
     let mut stdin = publishing.stdin.take().expect("a pipe");
     let text: String = (0..lines)
         .map(|n| format!("{{\"page\":\"/{n}\",\"visitor\":\"v\"}}\n"))
@@ -248,15 +253,7 @@ async fn lines_with_ids_of_their_own_can_be_published_again() {
 async fn lines_around_a_refused_one_are_accounted_for() {
     let cluster = laid_out().await;
     let bus = cluster.bus().await;
-    let mut publishing = Command::new(cluster.program("oncue"))
-        .args(["pub", "web.page.viewed", "-"])
-        .envs(cluster.env())
-        .current_dir(&cluster.dir)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the binary runs");
+    let mut publishing = publishing(&cluster, &[]);
     let mut stdin = publishing.stdin.take().expect("a pipe");
     stdin
         .write_all(format!("{VIEW}\n{VIEW}\n{{}}\n").as_bytes())
